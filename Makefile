@@ -1,0 +1,53 @@
+# `make demo` and `make test` each make .venv and install into it by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
+
+.PHONY: help install demo test check catalog bench-resnet bench-select bench-criteria format clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP) ## Make .venv and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,demo]"
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Train, serve, prune and report on real data (about two minutes)
+	$(BIN)/python -m benchmarks.demo
+
+test: $(STAMP) ## Run every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(STAMP) ## Lint, types, architecture, fresh catalog
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m worker.catalog --check
+
+catalog: $(STAMP) ## Write app/core/catalog.json from what is registered
+	$(BIN)/python -m worker.catalog
+
+$(BENCH_STAMP): $(STAMP)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,demo,bench]"
+	@touch $(BENCH_STAMP)
+
+bench-criteria: $(BENCH_STAMP) ## Compare all criteria on two real networks; SECATEUR_BENCH_DATA names the data
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.criteria
+
+bench-select: $(STAMP) ## Exact selection against torch.nn.utils.prune: time, memory, growth to a billion weights
+	$(BIN)/python -m benchmarks.select
+
+bench-resnet: $(STAMP) ## ResNet-20 on CIFAR-10 over HTTP (SECATEUR_BENCH_DATA names the folder; 15 minutes)
+	$(BIN)/python -m benchmarks.resnet
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what was built or measured here
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis demo-output bench-output

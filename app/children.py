@@ -1,0 +1,76 @@
+"""Keep child processes alive: start them, restart those that die, stop them all."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+_MAX_DELAY_S = 30.0
+_STABLE_S = 60.0
+
+
+@dataclass
+class Child:
+    """One program that must run for as long as its parent; its output goes to a log file."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    started_at: float = 0.0
+    start_after: float = field(default=0.0)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=dict(self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        self.started_at = time.monotonic()
+
+    def restart_if_dead(self) -> None:
+        """Start the program again if it has ended, later and later when it keeps dying."""
+        if self.process is None or self.process.poll() is None:
+            return
+        now = time.monotonic()
+        if self.start_after <= self.started_at:
+            self.restarts = 0 if now - self.started_at > _STABLE_S else self.restarts + 1
+            delay_s = min(_MAX_DELAY_S, 0.25 * 2 ** min(self.restarts, 10))
+            self.start_after = now + delay_s
+            fields = {"child": self.name, "exit_code": self.process.returncode, "delay_s": delay_s}
+            _log.warning("child ended; starting it again", extra=fields)
+        if now >= self.start_after:
+            self.start()
+
+    def stop(self, *, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL to whatever of its group is left."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(grace_s)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent is gone, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

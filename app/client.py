@@ -1,0 +1,317 @@
+"""A client for the HTTP API: uploads, jobs, events, results, downloads that resume and check their digest."""
+
+import hashlib
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+Json = dict[str, Any]  # Any: JSON as the service sent it
+
+_TIMEOUT = httpx.Timeout(30.0, read=90.0)
+_ATTEMPTS = 5
+_FIRST_PAUSE_S = 0.2
+_LONG_POLL_S = 30
+_TRANSIENT = frozenset({429, 502, 503, 504})
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}")
+
+
+class Unreachable(Exception):
+    """The service did not answer, or answered that it cannot now, in every attempt."""
+
+
+class DownloadRefused(Exception):
+    """A file that the service offers cannot be kept."""
+
+
+class DigestMismatch(DownloadRefused):
+    """A downloaded file is not what the service said; it was deleted."""
+
+
+class WaitTimeout(Exception):
+    """The job has not ended in the given time; it goes on."""
+
+
+class ApiError(Exception):
+    """The service refused; `problem` is what it said, RFC 9457."""
+
+    def __init__(self, status: int, problem: Json) -> None:
+        super().__init__(problem.get("detail") or problem.get("title") or f"status {status}")
+        self.status = status
+        self.problem = problem
+
+    @property
+    def code(self) -> str:
+        return str(self.problem.get("code", f"http_{self.status}"))
+
+
+class Client:
+    """Speaks to one service; requests that are safe to repeat are repeated when the network fails.
+
+    Every method raises ApiError when the service refuses and Unreachable when it cannot be reached.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
+            raise httpx.InvalidURL(f"expected a URL such as http://127.0.0.1:8000, found {url!r}")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # A proxy of the environment is never between us and our own machine.
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not _is_this_machine(url)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def upload_model(self, file: Path, manifest: Json, *, idempotency_key: str | None = None) -> Json:
+        """Upload one file as a model; `manifest` needs the architecture, name and format have defaults."""
+        full = {"name": file.stem, "format": "safetensors"} | manifest
+        return self._upload("/v1/models", full, {file.name: file}, idempotency_key)
+
+    def upload_dataset(
+        self, splits: Mapping[str, Path], manifest: Json, *, idempotency_key: str | None = None
+    ) -> Json:
+        """Upload one file a split as a dataset."""
+        files = {f"{split}{path.suffix}": path for split, path in splits.items()}
+        full: Json = {"task": "image-classification", "format": "npz"} | manifest
+        full["splits"] = dict(zip(splits, files, strict=True))
+        return self._upload("/v1/datasets", full, files, idempotency_key)
+
+    def model(self, model_id: str) -> Json:
+        return self._get_json(f"/v1/models/{model_id}")
+
+    def wait_for_model(self, model_id: str, *, timeout_s: float = 300.0) -> Json:
+        """Return the model once its deep check is done, ready or rejected; raises WaitTimeout."""
+        deadline = time.monotonic() + timeout_s
+        while (model := self.model(model_id))["status"] == "validating":
+            if time.monotonic() > deadline:
+                raise WaitTimeout(f"{model_id} is still validating after {timeout_s:g} s")
+            time.sleep(0.2)
+        return model
+
+    def create_job(self, spec: Json, *, idempotency_key: str | None = None) -> Json:
+        """Queue a job; repeating the call with the same key gives the same job."""
+        headers = {"Idempotency-Key": idempotency_key or _new_key()}
+        return self._json(lambda: self._http.post("/v1/jobs", json=spec, headers=headers))
+
+    def validate(self, spec: Json) -> Json:
+        """Ask whether a spec would be taken, and for its plan."""
+        return self._json(lambda: self._http.post("/v1/jobs/validate", json=spec))
+
+    def job(self, job_id: str) -> Json:
+        return self._get_json(f"/v1/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> Json:
+        return self._json(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel"))
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_event: Callable[[Json], None] | None = None,
+    ) -> Json:
+        """Return the job once it has ended, giving each event on the way; raises WaitTimeout."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if on_event is None:
+            return self._wait_by_polling(job_id, deadline)
+        for event in self.events(job_id, deadline=deadline):
+            on_event(event)
+        return self.job(job_id)
+
+    def events(self, job_id: str, *, after: int = 0, deadline: float | None = None) -> Iterator[Json]:
+        """Yield each event once, in order, to the job's last one; a broken stream is resumed.
+
+        Raises WaitTimeout when `time.monotonic()` has passed `deadline`.
+        """
+        failures = 0
+        while True:
+            try:
+                for event in self._stream_events(job_id, after, deadline):
+                    after, failures = event["seq"], 0
+                    yield event
+                return
+            except httpx.TransportError as error:
+                failures += 1
+                if failures >= _ATTEMPTS:
+                    raise Unreachable(f"{self._http.base_url} does not answer: {error}") from error
+                time.sleep(_pause_s(failures))
+
+    def report(self, job_id: str) -> Json:
+        return self._get_json(f"/v1/jobs/{job_id}/report")
+
+    def layers(self, job_id: str) -> list[Json]:
+        return self._list(f"/v1/jobs/{job_id}/layers")
+
+    def masks(self, job_id: str) -> list[Json]:
+        return self._list(f"/v1/jobs/{job_id}/masks")
+
+    def mask(self, job_id: str, name: str) -> bytes:
+        """Return a mask's bits: `numpy.packbits(..., bitorder="little")` of the C-order mask, 1 = kept."""
+        return self._send(lambda: self._http.get(f"/v1/jobs/{job_id}/masks/{name}")).content
+
+    def artifacts(self, job_id: str) -> list[Json]:
+        return self._list(f"/v1/jobs/{job_id}/artifacts")
+
+    def catalog(self) -> Json:
+        return self._get_json("/v1/catalog")
+
+    def download(self, job_id: str, artifact: Json, folder: Path) -> Path:
+        """Download one of `artifacts` into a folder; a download that broke off goes on where it stopped.
+
+        Raises DigestMismatch, and DownloadRefused for a name that could leave the folder.
+        """
+        if not _FILE_NAME.fullmatch(artifact["name"]):
+            raise DownloadRefused(f"{artifact['name']!r} is not the name of a file")
+        path = folder / str(artifact["name"])
+        part = path.with_name(path.name + ".part")
+        failures = 0
+        while True:
+            try:
+                self._fetch_rest(f"/v1/jobs/{job_id}/artifacts/{artifact['name']}", artifact, part)
+                break
+            except httpx.TransportError as error:
+                failures += 1
+                if failures >= _ATTEMPTS:
+                    raise Unreachable(f"{artifact['name']} broke off {failures} times: {error}") from error
+                time.sleep(_pause_s(failures))
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != artifact["sha256"]:
+            part.unlink()
+            raise DigestMismatch(f"{artifact['name']}: expected {artifact['sha256']}, found {found}")
+        part.replace(path)
+        return path
+
+    def _fetch_rest(self, url: str, artifact: Json, part: Path) -> None:
+        have = part.stat().st_size if part.exists() else 0
+        if have >= artifact["size_bytes"] > 0:
+            have = 0
+        headers = {"Range": f"bytes={have}-", "If-Range": f'"{artifact["sha256"]}"'} if have else {}
+        with self._http.stream("GET", url, headers=headers) as response:
+            _raise_refusal(response)
+            resumed = have > 0 and response.status_code == httpx.codes.PARTIAL_CONTENT
+            with part.open("ab" if resumed else "wb") as file:
+                # As they come: larger pieces would be lost when the connection breaks in one.
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+
+    def _wait_by_polling(self, job_id: str, deadline: float | None) -> Json:
+        job = self.job(job_id)
+        while not job["is_terminal"]:
+            left_s = _LONG_POLL_S if deadline is None else min(_LONG_POLL_S, deadline - time.monotonic())
+            if left_s <= 0:
+                raise WaitTimeout(f"{job_id} is still {job['status']}")
+            job = self._get_json(f"/v1/jobs/{job_id}", headers={"Prefer": f"wait={max(1, int(left_s))}"})
+        return job
+
+    def _stream_events(self, job_id: str, after: int, deadline: float | None) -> Iterator[Json]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        with self._http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+            _raise_refusal(response)
+            for line in response.iter_lines():
+                # Heartbeats come even when events do not, so that this is asked again and again.
+                if deadline is not None and time.monotonic() > deadline:
+                    raise WaitTimeout(f"{job_id} has not ended yet")
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    def _upload(self, url: str, manifest: Json, files: Mapping[str, Path], key: str | None) -> Json:
+        headers = {"Idempotency-Key": key or _new_key()}
+        data = {"manifest": json.dumps(manifest)}
+
+        def send() -> httpx.Response:
+            with ExitStack() as stack:
+                parts = [
+                    ("file", (name, stack.enter_context(path.open("rb")))) for name, path in files.items()
+                ]
+                return self._http.post(url, data=data, files=parts, headers=headers)
+
+        return self._json(send)
+
+    def _list(self, url: str) -> list[Json]:
+        rows: list[Json] = []
+        page = self._get_json(url)
+        rows += page["data"]
+        while page["has_more"]:
+            page = self._get_json(url, params={"cursor": page["next_cursor"]})
+            rows += page["data"]
+        return rows
+
+    def _get_json(
+        self, url: str, *, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> Json:
+        return self._json(lambda: self._http.get(url, params=params, headers=headers))
+
+    def _json(self, send: Callable[[], httpx.Response]) -> Json:
+        found: Json = self._send(send).json()
+        return found
+
+    def _send(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Send until there is an answer that is not transient; everything sent this way may be repeated."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                response = send()
+            except httpx.TransportError as error:
+                if attempt == _ATTEMPTS:
+                    raise Unreachable(f"{self._http.base_url} does not answer: {error}") from error
+                time.sleep(_pause_s(attempt))
+                continue
+            if not _is_transient(response) or attempt == _ATTEMPTS:
+                _raise_refusal(response)
+                return response
+            time.sleep(min(float(response.headers.get("Retry-After", _pause_s(attempt))), 10.0))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _is_transient(response: httpx.Response) -> bool:
+    if response.status_code == httpx.codes.CONFLICT:
+        # The first sending of this request broke off for us, but the service is still at it.
+        return b'"idempotency_in_flight"' in response.content
+    return response.status_code in _TRANSIENT
+
+
+def _raise_refusal(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    response.read()
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {"title": response.text[:200]}
+    problem = problem if isinstance(problem, dict) else {"title": str(problem)[:200]}
+    if response.status_code in _TRANSIENT - {httpx.codes.TOO_MANY_REQUESTS}:
+        raise Unreachable(str(problem.get("detail", problem.get("title"))))
+    raise ApiError(response.status_code, problem)
+
+
+def _new_key() -> str:
+    return uuid.uuid4().hex
+
+
+def _pause_s(attempt: int) -> float:
+    return float(_FIRST_PAUSE_S * 2.0 ** (attempt - 1))
+
+
+def _is_this_machine(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

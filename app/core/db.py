@@ -1,0 +1,98 @@
+"""Make database engines and sessions; SQLite and Postgres behave alike from here on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+Sessions = sessionmaker[Session]
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC; SQLite has no time zones, so they are taken off and put back on."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class now_plus(FunctionElement[datetime]):
+    """The database's own clock plus some seconds: leases never trust the clock of a worker."""
+
+    type = UtcDateTime()
+    inherit_cache = False
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.seconds = float(seconds)
+
+
+@compiles(now_plus, "sqlite")
+def _now_plus_sqlite(element: now_plus, compiler: SQLCompiler, **_: object) -> str:
+    # %f has three digits; SQLAlchemy writes six, and these strings are compared as text.
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '{element.seconds:+.3f} seconds') || '000')"
+
+
+@compiles(now_plus, "postgresql")
+def _now_plus_postgresql(element: now_plus, compiler: SQLCompiler, **_: object) -> str:
+    # clock_timestamp moves on inside a transaction, as SQLite's 'now' does between statements.
+    return f"(clock_timestamp() + make_interval(secs => {element.seconds:.3f}))"
+
+
+def make_engine(database_url: str) -> Engine:
+    """Open the database; for SQLite in WAL mode, durable commits, write lock taken at BEGIN."""
+    url = make_url(database_url)
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30.0})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def make_sessions(engine: Engine, *, reads_only: bool = False) -> Sessions:
+    """Make a session factory; one that only reads never waits for SQLite's single writer."""
+    return sessionmaker(engine.execution_options(reads_only=reads_only), expire_on_commit=False)
+
+
+@contextmanager
+def transaction(sessions: Sessions) -> Iterator[Session]:
+    """One job step as one transaction: commits at the end, rolls back on any error."""
+    with sessions.begin() as session:
+        yield session
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads_only = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # The driver must not open transactions by itself: the begin event above does, with the write lock,
+    # so that a read followed by a write in one transaction can never fail with "database is locked".
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,52 @@
+"""The broker side of the queue: task names and a Celery app that carries nothing but ids."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from celery import Celery
+
+RUN_JOB = "secateur.run_job"
+CHECK_MODEL = "secateur.check_model"
+
+
+def make_celery(broker_url: str) -> Celery:
+    """Make a Celery app for `redis://`, `redis+socket://` or `filesystem://FOLDER`.
+
+    Messages are hints: acknowledged early, JSON only, no results. The database decides what is run, so a
+    message that is lost, repeated or late is harmless.
+    """
+    celery = Celery("secateur", broker=broker_url, set_as_current=False)
+    celery.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue="secateur",
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
+    )
+    if broker_url.startswith("filesystem://"):
+        _use_folder(celery, Path(urlsplit(broker_url).path))
+    else:
+        celery.conf.worker_disable_prefetch = True
+    return celery
+
+
+def publish(celery: Celery, task: str, ref: str) -> None:
+    """Send one hint; raises kombu's OperationalError when the broker cannot be reached."""
+    celery.send_task(task, args=[ref], retry=False, ignore_result=True)
+
+
+def _use_folder(celery: Celery, folder: Path) -> None:
+    for name in ("messages", "control"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    celery.conf.broker_url = "filesystem://"
+    celery.conf.broker_transport_options = {
+        "data_folder_in": str(folder / "messages"),
+        "data_folder_out": str(folder / "messages"),
+        "control_folder": str(folder / "control"),
+        # One second, the default, made a waiting client wait a second for nothing.
+        "polling_interval": 0.1,
+    }

@@ -1,0 +1,186 @@
+"""The report of a finished job, schema 1.0: every number is counted on the exported file."""
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from app.core.states import GateOutcome
+
+REPORT_SCHEMA = "1.0"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BeforeAfter(_Frozen):
+    before: int
+    after: int
+
+
+class Sparsity(_Frozen):
+    """Zeros over the masked tensors, over all prunable weights, over all parameters."""
+
+    masked: float
+    prunable: float
+    total: float
+
+
+class SizeBytes(_Frozen):
+    """`artifact` is the exported file, `compressed` the same file after zlib level 6."""
+
+    dense_before: int
+    artifact: int
+    compressed_before: int
+    compressed: int
+
+
+class Macs(_Frozen):
+    """Multiply-accumulates of one sample; `effective` leaves out products with a zero weight."""
+
+    before: int
+    after: int
+    effective: int
+
+
+class MemoryBytes(_Frozen):
+    """Weights, and the most bytes of tensors alive at once in a forward pass (weights included)."""
+
+    weights_before: int
+    weights_after: int
+    peak_inference_before: int
+    peak_inference_after: int
+
+
+class Metric(_Frozen):
+    """`drop` = baseline - final; `drop_ci95` from a paired bootstrap over the same samples."""
+
+    name: str
+    split: str
+    n: int
+    baseline: float
+    baseline_ci95: tuple[float, float]
+    pruned: float
+    final: float
+    final_ci95: tuple[float, float]
+    drop: float
+    drop_ci95: tuple[float, float]
+
+
+class Milliseconds(_Frozen):
+    p50: float
+    p95: float
+
+
+class LatencyResult(_Frozen):
+    """Dense and pruned measured alternately in one process; `why` explains the ratio."""
+
+    runtime: str
+    device: str
+    threads: int
+    batch_size: int
+    repeats: int
+    baseline_ms: Milliseconds
+    final_ms: Milliseconds
+    speedup: float
+    speedup_ci95: tuple[float, float]
+    why: str
+
+
+class Summary(_Frozen):
+    parameters: BeforeAfter
+    nonzero: BeforeAfter
+    sparsity: Sparsity
+    size_bytes: SizeBytes
+    macs: Macs
+    memory_bytes: MemoryBytes
+    metrics: tuple[Metric, ...]
+    latency: tuple[LatencyResult, ...]
+
+
+class LayerReport(_Frozen):
+    name: str
+    type: str
+    group: str | None
+    shape_before: tuple[int, ...]
+    shape_after: tuple[int, ...]
+    parameters_before: int
+    parameters_after: int
+    nonzero: int
+    sparsity: float
+    macs_before: int
+    macs_after: int
+    prunable: bool
+    why_not: str | None = None
+    sensitivity: float | None = None
+
+
+class HistoryRow(_Frozen):
+    """One pruning step: what was asked at that point, what was reached, what it measured."""
+
+    round: int
+    step: int
+    target: float
+    sparsity: float
+    metrics: dict[str, float]
+    note: str | None = None
+
+
+class GateResult(_Frozen):
+    metric: str
+    op: str
+    value: float
+    level: str
+    measured: float | None
+    outcome: GateOutcome
+
+
+class ReportArtifact(_Frozen):
+    name: str
+    kind: str
+    media_type: str
+    sha256: str
+    size_bytes: int
+    loads_in_clean_process: bool
+
+
+class ReportJob(_Frozen):
+    id: str
+    spec_sha256: str
+    resolved_spec: dict[str, JsonValue]
+
+
+class ReportDataset(_Frozen):
+    sha256: dict[str, str]
+    splits: dict[str, int]
+
+
+class ReportModel(_Frozen):
+    sha256: str
+    format: str
+    architecture: dict[str, JsonValue]
+
+
+class ReportInputs(_Frozen):
+    model: ReportModel
+    dataset: ReportDataset | None
+
+
+class Environment(_Frozen):
+    """`determinism` says what a rerun gives: `bitwise` on CPU, `tolerance` elsewhere."""
+
+    versions: dict[str, str]
+    device: str
+    threads: int
+    determinism: str
+
+
+class Report(_Frozen):
+    report_schema: str = REPORT_SCHEMA
+    job: ReportJob
+    inputs: ReportInputs
+    environment: Environment
+    summary: Summary
+    layers: tuple[LayerReport, ...]
+    history: tuple[HistoryRow, ...]
+    gates: tuple[GateResult, ...]
+    artifacts: tuple[ReportArtifact, ...]
+    warnings: tuple[str, ...]

@@ -1,0 +1,169 @@
+"""The job spec of the contract: what a client may ask for, with every default."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from app.core.states import Stage
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Data that crosses a boundary: frozen, no unknown fields, no coercion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Choice(Strict):
+    """A registered plug-in by name, and its parameters (checked against the catalog)."""
+
+    name: str = Field(min_length=1, max_length=64)
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Target(Strict):
+    """How far to prune: a fraction for `sparsity`, otherwise the size that must not be exceeded."""
+
+    metric: Literal["sparsity", "parameters", "macs", "size_bytes", "latency_ms", "accuracy_drop"] = (
+        "sparsity"
+    )
+    value: NotNegative
+
+    @field_validator("value", mode="after")
+    @classmethod
+    def _sparsity_is_a_fraction(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("metric") == "sparsity" and value > 1.0:
+            raise ValueError(f"a sparsity is a fraction from 0 to 1, found {value}")
+        return value
+
+
+class LayerSetting(Strict):
+    exclude: bool | None = None
+    sparsity: Fraction | None = None
+    min_sparsity: Fraction | None = None
+    max_sparsity: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _does_not_contradict_itself(self) -> "LayerSetting":
+        # Not what was written but what is not null: a resolved spec spells every default out.
+        given = [value for value in vars(self).values() if value is not None]
+        if not given:
+            raise ValueError("set at least one of exclude, sparsity, min_sparsity, max_sparsity")
+        if self.exclude and len(given) > 1:
+            raise ValueError("an excluded layer cannot have a sparsity too")
+        if self.sparsity is not None and (self.min_sparsity is not None or self.max_sparsity is not None):
+            raise ValueError("a fixed sparsity leaves no room for a minimum or a maximum")
+        low, high = self.min_sparsity, self.max_sparsity
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_sparsity {low} is over max_sparsity {high}")
+        return self
+
+
+class LayerRow(Strict):
+    """One row of the ordered list: layers whose name matches the glob get these settings; later rows win."""
+
+    match: str = Field(min_length=1, max_length=256)
+    set: LayerSetting
+
+
+class Recipe(Strict):
+    criterion: Choice = Choice(name="magnitude")
+    pattern: Choice = Choice(name="unstructured")
+    allocation: Choice = Choice(name="global")
+    target: Target
+    schedule: Choice = Choice(name="one_shot")
+    layers: tuple[LayerRow, ...] = Field(default=(), max_length=1000)
+
+
+class Distillation(Strict):
+    """Learn from the dense model's logits (Hinton et al. 2015): weight `alpha`, softened by `temperature`."""
+
+    alpha: Fraction = 0.5
+    temperature: Positive = 4.0
+
+
+class Finetune(Strict):
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 0.01
+    weight_decay: NotNegative = 5e-4
+    warmup_fraction: Fraction = 0.05
+    augment: bool = False
+    distillation: Distillation | None = None
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> "Finetune":
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give either epochs or max_steps")
+        return self
+
+
+class Latency(Strict):
+    runtime: Literal["torch"] = "torch"
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
+    repeats: Annotated[int, Field(ge=10, le=10_000)] = 100
+
+
+class Evaluation(Strict):
+    metrics: tuple[Literal["accuracy"], ...] = ("accuracy",)
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 256
+    latency: Latency | None = Latency()
+
+
+GateMetric = Literal[
+    "accuracy", "accuracy_drop", "sparsity", "size_bytes", "compressed_bytes", "macs", "speedup"
+]
+
+
+class Gate(Strict):
+    """A condition on the finished report; `error` fails the gate, `warn` only warns."""
+
+    metric: GateMetric
+    op: Literal["<=", ">=", "<", ">"]
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    level: Literal["error", "warn"] = "error"
+
+
+class Resources(Strict):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    timeout_s: Annotated[int, Field(ge=1, le=2_592_000)] = 86_400
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+
+
+Labels = dict[
+    Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")],
+    Annotated[str, Field(max_length=255)],
+]
+
+
+class JobSpec(Strict):
+    """What `POST /v1/jobs` takes. Every default is echoed in `resolved_spec`."""
+
+    model_id: str = Field(pattern=r"^mdl_[0-9a-z]{26}$")
+    dataset_id: str | None = Field(default=None, pattern=r"^dst_[0-9a-z]{26}$")
+    name: str | None = Field(default=None, max_length=200)
+    labels: Labels = Field(default_factory=dict, max_length=50)
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    recipe: Recipe
+    finetune: Finetune | None = None
+    evaluation: Evaluation = Evaluation()
+    gates: tuple[Gate, ...] = Field(default=(), max_length=100)
+    outputs: tuple[Literal["safetensors", "masks"], ...] = ("safetensors", "masks")
+    resources: Resources = Resources()
+
+
+STAGES = tuple(Stage)

@@ -1,0 +1,143 @@
+"""Jobs: create, check without creating, find, cancel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
+
+from app.core import ids, jobs
+from app.core.catalog import Catalog
+from app.core.errors import ErrorItem, InvalidInput, LimitReached, NotFound
+from app.core.jobs import NewJob
+from app.core.spec import JobSpec
+from app.core.states import JobStatus
+from app.core.tables import Job, JobAttempt, JsonObject
+from app.services.pages import Page, newest_first
+from app.services.plans import make_plan
+from app.services.specs import resolve
+from app.services.uploads import sha256_of_json
+
+
+@dataclass(frozen=True)
+class JobLimits:
+    max_queued_jobs: int
+    hint_again_s: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What would happen to a spec; `plan` is None while the model is being validated."""
+
+    errors: tuple[ErrorItem, ...]
+    resolved_spec: JsonObject | None
+    plan: JsonObject | None
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.errors
+
+
+def create(session: Session, spec: JobSpec, sent: JsonObject, catalog: Catalog, *, limits: JobLimits) -> Job:
+    """Add a job with its first event and the hint to a worker; `sent` is the spec as the client wrote it.
+
+    Raises InvalidSpec or what is more specific, and LimitReached when too many jobs are queued.
+    """
+    resolved = resolve(session, spec, catalog)
+    queued = session.scalar(select(func.count()).where(Job.status == JobStatus.QUEUED)) or 0
+    if queued >= limits.max_queued_jobs:
+        raise LimitReached(
+            f"{queued} jobs are queued, at most {limits.max_queued_jobs} may be; try again later"
+        )
+    new = NewJob(
+        id=ids.new_id("job"),
+        name=spec.name,
+        model_id=spec.model_id,
+        dataset_id=spec.dataset_id,
+        spec=sent,
+        resolved_spec=resolved.as_json,
+        spec_sha256=sha256_of_json(resolved.as_json),
+        labels=dict(spec.labels),
+        max_attempts=spec.resources.max_attempts,
+    )
+    job = jobs.create(session, new, hint_again_s=limits.hint_again_s)
+    session.flush()
+    session.refresh(job)
+    return job
+
+
+def validate(session: Session, spec: JobSpec, catalog: Catalog) -> Validation:
+    """Say whether a spec would be taken, with its defaults and a plan; adds nothing."""
+    try:
+        resolved = resolve(session, spec, catalog)
+    except InvalidInput as error:
+        return refused(error)
+    return Validation(errors=(), resolved_spec=resolved.as_json, plan=make_plan(resolved))
+
+
+def refused(error: InvalidInput) -> Validation:
+    """Say that a spec is not valid, for at least one reason."""
+    whole = ErrorItem(pointer="", code=error.code, detail=error.detail)
+    return Validation(errors=error.errors or (whole,), resolved_spec=None, plan=None)
+
+
+def get(session: Session, job_id: str) -> Job:
+    """Return a job; raises NotFound."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def find(
+    session: Session,
+    *,
+    status: JobStatus | None,
+    model_id: str | None,
+    labels: Mapping[str, str],
+    limit: int,
+    cursor: str | None,
+) -> Page[Job]:
+    """List jobs, newest first, those that match every filter."""
+    query = select(Job)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if model_id is not None:
+        query = query.where(Job.model_id == model_id)
+    for key, value in labels.items():
+        query = query.where(Job.labels[key].as_string() == value)
+    return newest_first(session, query, Job, limit=limit, cursor=cursor)
+
+
+def cancel(session: Session, job_id: str) -> Job:
+    """Ask for a cancel and return the job as it is now; a job that has ended stays as it is."""
+    jobs.request_cancel(session, job_id)
+    job = get(session, job_id)
+    session.refresh(job)
+    return job
+
+
+def queue_positions(session: Session, found: list[Job]) -> dict[str, int]:
+    """Return for each queued job how many are in front of it, itself included: the next one is 1."""
+    queued = [job.id for job in found if job.status == JobStatus.QUEUED]
+    if not queued:
+        return {}
+    place = func.row_number().over(order_by=(Job.created_at, Job.id)).label("place")
+    line = select(Job.id, place).where(Job.status == JobStatus.QUEUED).subquery()
+    rows = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(queued)))
+    return {row.id: row.place for row in rows}
+
+
+def read_attempts(session: Session, job_id: str) -> list[JobAttempt]:
+    """List the attempts at a job, the first first; raises NotFound."""
+    get(session, job_id)
+    query = select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch)
+    return list(session.scalars(query))
+
+
+def read_status(session: Session, job_id: str) -> Row[str, int]:
+    """Return status and the last event's number of a job, and nothing else; raises NotFound."""
+    row = session.execute(select(Job.status, Job.last_seq).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}")
+    return row

@@ -1,0 +1,61 @@
+"""Manifests: what a client says about the files that it uploads."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from app.core.spec import Strict
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+FileName = Annotated[str, Field(min_length=1, max_length=255)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ArchitectureChoice(Strict):
+    """A built-in network by name; its parameters are checked against the catalog."""
+
+    library: str = Field(default="secateur", min_length=1, max_length=64)
+    name: str = Field(min_length=1, max_length=128)
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class ModelManifest(Strict):
+    name: Name
+    format: str = Field(min_length=1, max_length=40)
+    architecture: ArchitectureChoice | None = None
+
+
+class SplitFiles(Strict):
+    """Which uploaded file holds which split; a dataset without `train` can only evaluate."""
+
+    train: FileName | None = None
+    validation: FileName | None = None
+    test: FileName
+
+    def by_name(self) -> dict[str, str]:
+        """Return split → file name, without those that were not given."""
+        return {split: name for split, name in self.model_dump().items() if name is not None}
+
+
+class Normalize(Strict):
+    """Per-channel mean and standard deviation, applied after uint8 is scaled to 0..1."""
+
+    mean: tuple[Finite, ...] = Field(min_length=1, max_length=1024)
+    std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] = Field(
+        min_length=1, max_length=1024
+    )
+
+    @model_validator(mode="after")
+    def _has_equal_lengths(self) -> "Normalize":
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
+        return self
+
+
+class DatasetManifest(Strict):
+    name: Name
+    task: str = Field(min_length=1, max_length=40)
+    format: str = Field(min_length=1, max_length=40)
+    splits: SplitFiles
+    layout: Literal["NCHW", "NHWC"] | None = None
+    normalize: Normalize | None = None

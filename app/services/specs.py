@@ -1,0 +1,181 @@
+"""Check a job spec against what exists: the catalog, the model, the dataset; and fill in every default."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core.catalog import Catalog, Kind
+from app.core.errors import (
+    DatasetMismatch,
+    ErrorItem,
+    InvalidInput,
+    InvalidSpec,
+    LabelsOutOfRange,
+    ModelRejected,
+)
+from app.core.spec import Choice, JobSpec
+from app.core.states import ModelStatus
+from app.core.tables import Dataset, JsonObject, Model
+from app.services import faults
+from app.services.datasets import channels_first
+from app.services.layer_rows import find_row_faults
+
+_NEEDS_DATA = frozenset({"gradients", "activations", "training"})
+_NEEDS_TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """A spec that can run, with every default in it, and the rows that it speaks of."""
+
+    spec: JobSpec
+    model: Model
+    dataset: Dataset | None
+
+    @property
+    def as_json(self) -> JsonObject:
+        return self.spec.model_dump(mode="json")
+
+
+def read_spec(body: bytes) -> JobSpec:
+    """Read the body of a request; raises MalformedJson or InvalidSpec with one item a fault."""
+    return faults.read_json(body, JobSpec, InvalidSpec, what="the spec")
+
+
+def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
+    """Check everything that can be known now; raises InvalidSpec, or the one error that is more specific.
+
+    While the model is still being validated, what depends on its layers is checked by the job's load stage.
+    """
+    spec, items = _resolve_plugins(spec, catalog)
+    # The lock keeps the rows from being deleted before the job that uses them is there.
+    model = session.scalar(
+        select(Model).where(Model.id == spec.model_id, Model.deleted_at.is_(None)).with_for_update(read=True)
+    )
+    dataset = None
+    if spec.dataset_id is not None:
+        query = select(Dataset).where(Dataset.id == spec.dataset_id, Dataset.deleted_at.is_(None))
+        dataset = session.scalar(query.with_for_update(read=True))
+    items += _find_missing_rows(spec, model, dataset)
+    items += _find_unmet_needs(spec, catalog, dataset)
+    if model is not None and model.inspection is not None:
+        items += find_row_faults(spec.recipe.layers, model.inspection["layers"])
+    if items or model is None:
+        raise faults.refusal(InvalidSpec, items, what="the spec")
+    _refuse_rejected(model)
+    _refuse_mismatch(model, dataset)
+    return ResolvedSpec(spec, model, dataset)
+
+
+def _resolve_plugins(spec: JobSpec, catalog: Catalog) -> tuple[JobSpec, list[ErrorItem]]:
+    """Check the named plug-ins and fill in the defaults of their parameters."""
+    items: list[ErrorItem] = []
+    resolved: dict[str, Choice] = {}
+    kinds: tuple[Kind, ...] = ("criterion", "pattern", "allocation", "schedule")
+    for kind in kinds:
+        choice = getattr(spec.recipe, kind)
+        known = catalog.plugins(kind)
+        at = f"/recipe/{kind}"
+        if choice.name not in known:
+            detail = f"there is no {kind} {choice.name!r}; there are: {', '.join(sorted(known))}"
+            items.append(ErrorItem(pointer=f"{at}/name", code=f"unknown_{kind}", detail=detail))
+            continue
+        entry = known[choice.name]
+        items += faults.from_schema(entry.params_schema, choice.params, at=f"{at}/params")
+        resolved[kind] = choice.model_copy(update={"params": entry.defaults | choice.params})
+    targets = [target.name for target in catalog.targets]
+    if spec.recipe.target.metric not in targets:
+        detail = f"targets of {spec.recipe.target.metric} are not supported; there are: {', '.join(targets)}"
+        items.append(ErrorItem(pointer="/recipe/target/metric", code="unknown_target", detail=detail))
+    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update=resolved)}), items
+
+
+def _find_missing_rows(spec: JobSpec, model: Model | None, dataset: Dataset | None) -> list[ErrorItem]:
+    items = []
+    if model is None:
+        detail = f"there is no model {spec.model_id}"
+        items.append(ErrorItem(pointer="/model_id", code="model_not_found", detail=detail))
+    if spec.dataset_id is not None and dataset is None:
+        detail = f"there is no dataset {spec.dataset_id}"
+        items.append(ErrorItem(pointer="/dataset_id", code="dataset_not_found", detail=detail))
+    return items
+
+
+def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) -> list[ErrorItem]:
+    """Find what the spec asks for without giving what it needs: a dataset, a train split, training."""
+    wants_data: list[tuple[str, str]] = []
+    kinds: tuple[Kind, ...] = ("criterion", "allocation", "schedule")
+    items = []
+    for kind in kinds:
+        name = getattr(spec.recipe, kind).name
+        entry = catalog.plugins(kind).get(name)
+        needs = _NEEDS_DATA.intersection(entry.needs) if entry else frozenset()
+        if needs:
+            wants_data.append((f"/recipe/{kind}/name", f"{kind} {name} needs {', '.join(sorted(needs))}"))
+        if _NEEDS_TRAINING in needs and spec.finetune is None:
+            detail = f"{kind} {name} prunes while training: give finetune"
+            items.append(ErrorItem(pointer="/finetune", code="finetune_required", detail=detail))
+    if spec.finetune is not None:
+        wants_data.append(("/finetune", "fine-tuning needs training data"))
+    if dataset is not None:
+        return items + _find_missing_split(wants_data, dataset)
+    wants_data += [
+        (f"/gates/{i}/metric", f"a gate on {gate.metric} needs an evaluation")
+        for i, gate in enumerate(spec.gates)
+        if gate.metric in ("accuracy", "accuracy_drop")
+    ]
+    if spec.dataset_id is not None:  # it is named but not there: said already
+        return items
+    return items + [
+        ErrorItem(pointer=at, code="dataset_required", detail=f"{why}: give dataset_id")
+        for at, why in wants_data
+    ]
+
+
+def _find_missing_split(wants_data: list[tuple[str, str]], dataset: Dataset) -> list[ErrorItem]:
+    if "train" in dataset.splits:
+        return []
+    found = ", ".join(dataset.splits)
+    return [
+        ErrorItem(pointer=at, code="train_split_required", detail=f"{why}: {dataset.id} has only {found}")
+        for at, why in wants_data
+    ]
+
+
+def _refuse_rejected(model: Model) -> None:
+    if model.status == ModelStatus.REJECTED:
+        reason = (model.rejection or {}).get("detail", "")
+        detail = f"{model.id} was rejected: {reason}"
+        raise ModelRejected(
+            detail, errors=(ErrorItem(pointer="/model_id", code=ModelRejected.code, detail=detail),)
+        )
+
+
+def _refuse_mismatch(model: Model, dataset: Dataset | None) -> None:
+    """Refuse a dataset that a ready model cannot read: another image shape, other classes, odd labels."""
+    if dataset is None or model.input_signature is None:
+        return
+    takes, classes = model.input_signature["shape"], model.input_signature["classes"]
+    for name, split in dataset.splits.items():
+        shape = channels_first(split["shape"], dataset.manifest.get("layout"))
+        if shape != takes:
+            raise _mismatch(
+                DatasetMismatch,
+                f"split {name} holds images of {shape} [channels, height, width], the model takes {takes}",
+            )
+        if split["label_max"] < classes:
+            continue
+        if split["classes"] is not None:
+            raise _mismatch(
+                DatasetMismatch,
+                f"split {name} has {split['classes']} classes, the model tells {classes} apart",
+            )
+        raise _mismatch(
+            LabelsOutOfRange,
+            f"split {name} has the label {split['label_max']}; the model's go from 0 to {classes - 1}",
+        )
+
+
+def _mismatch(error: type[DatasetMismatch | LabelsOutOfRange], detail: str) -> InvalidInput:
+    return error(detail, errors=(ErrorItem(pointer="/dataset_id", code=error.code, detail=detail),))

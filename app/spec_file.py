@@ -1,0 +1,95 @@
+"""Spec files of the command line: a job spec in YAML or JSON that may name local files to upload.
+
+Instead of `model_id` there may be `model: {file, architecture, name?, format?}`, instead of `dataset_id`
+`dataset: {splits: {train: path, test: path}, name?, task?, format?, layout?, normalize?}`. Paths are relative
+to the spec file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Json = dict[str, Any]  # Any: JSON as the user wrote it; the service checks it
+
+
+class InvalidSpecFile(Exception):
+    """The spec file cannot be read, or names a file that is not there."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    path: Path
+    manifest: Json
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    splits: dict[str, Path]
+    manifest: Json
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """What a spec file says: the spec without its local parts, and what must be uploaded first."""
+
+    spec: Json
+    model: ModelFile | None
+    dataset: DatasetFiles | None
+
+
+def read_spec_file(path: Path) -> SpecFile:
+    """Read a spec file and find every local file that it names; raises InvalidSpecFile."""
+    spec = _parse(path)
+    model = _take_mapping(spec, "model")
+    dataset = _take_mapping(spec, "dataset")
+    for name, local in (("model", model), ("dataset", dataset)):
+        if local is not None and f"{name}_id" in spec:
+            raise InvalidSpecFile(f"{path}: give either {name} or {name}_id")
+    return SpecFile(
+        spec=spec,
+        model=None if model is None else _read_model(model, path),
+        dataset=None if dataset is None else _read_dataset(dataset, path),
+    )
+
+
+def _parse(path: Path) -> Json:
+    try:
+        text = path.read_text("utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InvalidSpecFile(f"{path}: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidSpecFile(f"{path}: expected a mapping with model, dataset and recipe")
+    return found
+
+
+def _take_mapping(spec: Json, name: str) -> Json | None:
+    found = spec.pop(name, None)
+    if found is not None and not isinstance(found, dict):
+        raise InvalidSpecFile(f"{name}: expected a mapping")
+    return found
+
+
+def _read_model(model: Json, spec_path: Path) -> ModelFile:
+    name = model.pop("file", None)
+    return ModelFile(_find(name, "model.file", spec_path), model)
+
+
+def _read_dataset(dataset: Json, spec_path: Path) -> DatasetFiles:
+    splits = dataset.pop("splits", None)
+    if not isinstance(splits, dict) or not splits:
+        raise InvalidSpecFile("dataset.splits: expected a mapping of splits to files")
+    found = {str(split): _find(name, f"dataset.splits.{split}", spec_path) for split, name in splits.items()}
+    return DatasetFiles(found, {"name": found[next(iter(found))].stem} | dataset)
+
+
+def _find(name: object, field: str, spec_path: Path) -> Path:
+    if not isinstance(name, str):
+        raise InvalidSpecFile(f"{field}: expected the path of a file")
+    path = spec_path.parent / Path(name).expanduser()
+    if not path.is_file():
+        raise InvalidSpecFile(f"{field}: there is no file {path}")
+    return path

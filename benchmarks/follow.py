@@ -1,0 +1,52 @@
+"""Send one job through the service as any client would: upload, submit, progress bar, download, table."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from app.client import Client
+from app.console import job_progress, show_report
+
+Json = dict[str, Any]  # Any: JSON as it goes over HTTP
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Files with the manifest that describes them; a model has one file, a dataset one a split."""
+
+    files: dict[str, Path]
+    manifest: Json
+
+
+def run_job(
+    client: Client, console: Console, spec: Json, *, model: Upload, dataset: Upload, output: Path
+) -> Json:
+    """Run one job to its end; returns its report. Raises RuntimeError when it does not succeed.
+
+    The artifacts, their digests checked, and the report lie in `output` afterwards.
+    """
+    uploaded = client.upload_model(model.files["weights"], model.manifest)
+    images = client.upload_dataset(dataset.files, dataset.manifest)
+    checked = client.wait_for_model(uploaded["id"])
+    if checked["status"] != "ready":
+        raise RuntimeError(f"the model was rejected: {checked['rejection']['detail']}")
+    job = client.create_job(spec | {"model_id": checked["id"], "dataset_id": images["id"]})
+    console.print(f"POST /v1/jobs → {job['id']}", markup=False, highlight=False)
+    with job_progress(console) as progress:
+        job = client.wait(job["id"], on_event=progress.show)
+    if job["status"] != "succeeded":
+        raise RuntimeError(f"the job ended as {job['status']}: {job['error'] and job['error']['detail']}")
+    output.mkdir(parents=True, exist_ok=True)
+    for artifact in client.artifacts(job["id"]):
+        path = client.download(job["id"], artifact, output)
+        digest = artifact["sha256"][:16]
+        line = f"{path.name}: {artifact['size_bytes']:,} bytes, sha256 {digest}… checked"
+        console.print(line, markup=False, highlight=False)
+    report = client.report(job["id"])
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+    console.print()
+    show_report(console, report)
+    return report

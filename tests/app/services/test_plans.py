@@ -1,0 +1,106 @@
+"""A plan is a promise: what it counts is what pruning then does."""
+
+import json
+
+import pytest
+import torch
+
+from app.core.catalog import read_catalog
+from app.core.spec import JobSpec
+from app.core.tables import Dataset, Model
+from app.services.plans import make_plan
+from app.services.specs import ResolvedSpec
+from worker.models.registry import build
+from worker.pruning import prune
+from worker.pruning.layers import find_layers
+
+MODEL_ID, DATASET_ID = "mdl_" + "0" * 26, "dst_" + "0" * 26
+DATASET = Dataset(id=DATASET_ID, splits={"train": {"n": 1000}, "test": {"n": 200}})
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build({"library": "secateur", "name": "lenet-300-100", "params": {"image_size": 4}}).module
+
+
+def plan(network: torch.nn.Module, recipe: dict, **changes) -> dict:
+    layers = [
+        {
+            "name": layer.name,
+            "parameters": layer.numel,
+            "prunable": layer.is_prunable,
+            "why_not": layer.why_not,
+            "shape": list(layer.shape),
+        }
+        for layer in find_layers(network)
+    ]
+    inspection = {"layers": layers, "forward_ms": 0.5}
+    model = Model(status="ready", inspection=inspection, parameters=35_810, macs=35_800, size_bytes=145_288)
+    spec = JobSpec.model_validate_json(
+        json.dumps({"model_id": MODEL_ID, "dataset_id": DATASET_ID, "recipe": recipe} | changes)
+    )
+    found = make_plan(ResolvedSpec(spec, model, DATASET))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.7, 0.905, 1.0])
+@pytest.mark.parametrize("allocation", ["global", "uniform", "erk", "lamp"])
+def test_the_planned_count_is_the_count_after_pruning(network, sparsity, allocation):
+    recipe = {
+        "target": {"metric": "sparsity", "value": sparsity},
+        "allocation": {"name": allocation},
+        "layers": [{"match": "fc3*", "set": {"exclude": True}}] if sparsity < 1.0 else [],
+    }
+    weights = plan(network, recipe)["weights"]
+    masks = prune(network, recipe)
+    assert weights["prunable"] == sum(mask.numel() for mask in masks.values())
+    assert weights["kept"] == sum(int(mask.sum()) for mask in masks.values())
+
+
+def test_a_planned_sparsity_of_a_layer_is_what_it_gets(network):
+    recipe = {
+        "target": {"metric": "sparsity", "value": 0.6},
+        "layers": [
+            {"match": "fc1*", "set": {"sparsity": 0.25}},
+            {"match": "fc3*", "set": {"exclude": True}},
+        ],
+    }
+    planned = {row["name"]: row for row in plan(network, recipe)["layers"]}
+    masks = prune(network, recipe)
+    assert planned["fc1.weight"]["sparsity"] == 0.25 == 1.0 - masks["fc1.weight"].float().mean().item()
+    assert planned["fc3.weight"]["sparsity"] == 0.0
+    assert "excluded" in planned["fc3.weight"]["why"]
+    assert "fc3.weight" not in masks
+    assert planned["fc2.weight"]["sparsity"] is None
+    assert "global" in planned["fc2.weight"]["why"]
+    assert "bias" in planned["fc1.bias"]["why"]
+
+
+def test_uniform_gives_every_layer_the_target(network):
+    recipe = {"target": {"metric": "sparsity", "value": 0.5}, "allocation": {"name": "uniform"}}
+    planned = {row["name"]: row["sparsity"] for row in plan(network, recipe)["layers"]}
+    for name, mask in prune(network, recipe).items():
+        assert planned[name] == pytest.approx(1.0 - mask.float().mean().item(), abs=1.0 / mask.numel())
+
+
+@pytest.mark.parametrize("pattern", [p.name for p in read_catalog().patterns if p.name != "unstructured"])
+def test_what_a_pattern_leaves_open_is_said_to_be_open(network, pattern):
+    found = plan(network, {"target": {"metric": "sparsity", "value": 0.5}, "pattern": {"name": pattern}})
+    assert found["weights"]["kept"] is None
+    assert pattern in found["weights"]["why"]
+
+
+def test_the_time_is_estimated_from_the_measured_forward_pass(network):
+    recipe = {"target": {"metric": "sparsity", "value": 0.5}}
+    changes = {"finetune": {"epochs": 2, "distillation": {}}, "evaluation": {"latency": None}}
+    found = plan(network, recipe, **changes)["time"]
+    # Three evaluations of 200; two epochs of 1,000 at three forward passes and one of the teacher.
+    assert found["seconds"] == (3 * 200 + 2 * 1000 * 4) * 0.5 / 1000
+    assert "estimated" in found["basis"]
+
+
+def test_nothing_is_planned_for_a_model_that_is_still_checked():
+    spec = JobSpec.model_validate({"model_id": MODEL_ID, "recipe": {"target": {"value": 0.5}}})
+    assert make_plan(ResolvedSpec(spec, Model(status="validating"), None)) is None

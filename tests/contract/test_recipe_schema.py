@@ -1,0 +1,8 @@
+"""The library's recipe and the job spec's recipe are one contract written twice."""
+
+from app.core import spec
+from worker.pruning import recipe
+
+
+def test_the_library_takes_exactly_the_recipe_of_the_job_spec() -> None:
+    assert recipe.Recipe.model_json_schema() == spec.Recipe.model_json_schema()

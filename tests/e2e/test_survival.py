@@ -1,0 +1,57 @@
+"""A job outlives its processes, on both databases: a kill ends in the same bytes."""
+
+import psutil
+import pytest
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench):
+    job_id = bench.submit()
+    assert bench.finish(job_id)["status"] == "succeeded"
+    return bench.digest(job_id)
+
+
+def test_a_killed_runner_is_started_again_and_the_result_is_the_same(bench, undisturbed):
+    job_id = bench.submit()
+    bench.wait_for_event(job_id, "stage.started", stage="finetune")
+    bench.service.kill_runner()
+    job = bench.finish(job_id)
+    assert job["status"] == "succeeded"
+    assert sorted(bench.attempts_ended(job_id)) == ["crashed", "succeeded"]
+    assert bench.digest(job_id) == undisturbed
+
+
+def test_a_killed_worker_loses_no_job_and_its_runner_dies_with_it(bench, undisturbed):
+    job_id = bench.submit()
+    bench.wait_for_event(job_id, "stage.started", stage="finetune")
+    runner = bench.service.runners()[0]
+    bench.service.kill("worker")
+    # Gone, or a zombie that its new parent has yet to collect.
+    psutil.wait_procs([runner], timeout=60.0)
+    assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
+    bench.service.start_one("worker")
+    job = bench.finish(job_id)
+    assert job["status"] == "succeeded"
+    assert sorted(bench.attempts_ended(job_id)) == ["lost", "succeeded"]
+    assert bench.digest(job_id) == undisturbed
+
+
+def test_stages_that_were_done_are_skipped_the_second_time(bench):
+    job_id = bench.submit()
+    bench.wait_for_event(job_id, "stage.started", stage="finetune")
+    bench.service.kill_runner()
+    assert bench.finish(job_id)["status"] == "succeeded"
+    finished = [e for e in bench.events(job_id) if e["type"] == "stage.finished"]
+    skipped = [e["stage"] for e in finished if e["data"]["skipped"]]
+    assert skipped == ["load", "baseline", "prune"]
+
+
+def test_a_cancelled_job_ends_and_leaves_no_process_and_no_artifact(bench):
+    job_id = bench.submit(epochs=500)
+    bench.wait_for_event(job_id, "stage.started", stage="finetune")
+    assert bench.http.post(f"/v1/jobs/{job_id}/cancel").json()["cancel_requested"] is True
+    job = bench.finish(job_id, within_s=30.0)
+    assert job["status"] == "cancelled"
+    assert not bench.service.runners()
+    assert bench.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"] == []
+    assert not (bench.service.settings.work_dir / job_id).exists()

@@ -1,0 +1,125 @@
+"""The runner as its supervisor sees it: a process that can be killed at any moment."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.digits import ARCHITECTURE
+from worker.protocol import INPUT_NAME, MESSAGE, CheckInput, CheckOutput, Finished, RunnerMessage
+
+LONG = {"finetune": {"epochs": 10_000, "batch_size": 64}}
+
+
+@contextmanager
+def running(work: Path) -> Iterator[subprocess.Popen[str]]:
+    """A runner in a process group of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.runner", str(work)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read(process: subprocess.Popen[str]) -> Iterator[RunnerMessage]:
+    return (MESSAGE.validate_json(line) for line in process.stdout)
+
+
+def wait_for(process: subprocess.Popen[str], stage: str) -> None:
+    assert any(m.type == "stage.started" and m.stage == stage for m in read(process))
+
+
+def run(work: Path) -> tuple[list[RunnerMessage], int]:
+    with running(work) as process:
+        messages = list(read(process))
+        return messages, process.wait()
+
+
+def artifact_digests(work: Path) -> dict[str, str]:
+    index = json.loads((work / "output" / "output.json").read_bytes())
+    return {artifact["name"]: artifact["sha256"] for artifact in index["artifacts"]}
+
+
+def test_killed_again_and_again_a_job_ends_with_the_bytes_of_an_undisturbed_one(uploads, finished, tmp_path):
+    work = uploads.make_work(tmp_path / "work")
+    moments = random.Random(20261122)
+    for stage in ("load", "prune", "finetune", "finetune", "export", "verify"):
+        with running(work) as process:
+            wait_for(process, stage)
+            time.sleep(moments.uniform(0.0, 0.3))
+            process.kill()
+    messages, status = run(work)
+    assert (messages[-1], status) == (Finished(), 0)
+    skipped = {m.stage for m in messages if m.type == "stage.finished" and m.skipped}
+    assert {"load", "baseline", "prune"} <= skipped
+    expected = {artifact.name: artifact.sha256 for artifact in finished.index.artifacts}
+    assert artifact_digests(work) == expected
+
+
+@pytest.mark.parametrize("stage", ["load", "finetune"])
+def test_sigterm_ends_a_runner_at_once(uploads, tmp_path, stage):
+    with running(uploads.make_work(tmp_path / "work", LONG)) as process:
+        wait_for(process, stage)
+        process.terminate()
+        assert process.wait(timeout=2) == -signal.SIGTERM
+
+
+def test_a_runner_dies_with_its_supervisor(uploads, tmp_path):
+    with running(uploads.make_work(tmp_path / "work", LONG)) as process:
+        wait_for(process, "finetune")
+        process.stdin.close()
+        assert process.wait(timeout=2) == -signal.SIGKILL
+
+
+def test_a_failed_job_says_why_and_ends_with_one(uploads, tmp_path):
+    model = uploads.model_input(architecture={**ARCHITECTURE, "params": {"width": 4}})
+    messages, status = run(uploads.make_work(tmp_path / "work", model=model))
+    assert status == 1
+    assert messages[-1].type == "failed"
+    assert messages[-1].problem.code == "architecture_mismatch"
+    assert messages[-1].blame == "user"
+
+
+def test_a_device_that_is_not_there_is_refused(uploads, tmp_path):
+    messages, status = run(uploads.make_work(tmp_path / "work", device="cuda"))
+    assert (messages[-1].problem.code, status) == ("invalid_spec", 1)
+
+
+def test_progress_tells_loss_accuracy_sparsity_and_the_time_left(uploads, tmp_path):
+    with running(uploads.make_work(tmp_path / "work", LONG)) as process:
+        message = next(m for m in read(process) if m.type == "progress")
+    assert message.stage == "finetune"
+    assert 0 < message.fraction < 1
+    assert message.eta_s > 0
+    assert set(message.data) == {"train_loss", "train_accuracy", "sparsity"}
+
+
+def test_a_model_check_says_what_the_model_is_made_of(uploads, tmp_path):
+    given = CheckInput(model_id="mdl_" + "0" * 26, model=uploads.model_input(), threads=1)
+    (tmp_path / INPUT_NAME).write_text(given.model_dump_json())
+    messages, status = run(tmp_path)
+    assert (messages, status) == ([Finished()], 0)
+    found = CheckOutput.model_validate_json((tmp_path / "output" / "output.json").read_bytes())
+    assert found.parameters == sum(layer.parameters for layer in found.layers) == 19_074
+    assert found.prunable_parameters == 18_824
+    assert found.macs == sum(layer.macs for layer in found.layers) == 189_248
+    assert found.input_signature == {"shape": [1, 8, 8], "dtype": "float32", "classes": 10}
+    assert found.forward_ms > 0
+    layers = {layer.name: layer for layer in found.layers}
+    assert layers["conv1.weight"].prunable
+    assert layers["bn1.weight"].why_not == "belongs to a normalisation layer"

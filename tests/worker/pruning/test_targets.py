@@ -1,0 +1,140 @@
+"""Targets of every metric: met exactly, or an error that names the nearest reachable value."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.worker.pruning.networks import ConvNet, batches, fill
+from worker.pruning import MaskSet, Measured, Pruner, prune
+from worker.pruning.errors import MissingData, UnreachableTarget, UnsupportedTarget
+
+MACS = {"conv1.weight": 36 * 288, "conv2.weight": 16 * 288, "fc1.weight": 128, "fc2.weight": 64}
+PARAMETERS = 288 + 8 + 16 + 288 + 8 + 16 + 128 + 16 + 64 + 4
+
+
+def network(seed: int = 0) -> ConvNet:
+    model = ConvNet().eval()
+    fill(model, seed, tied=False)
+    return model
+
+
+def reach(metric: str, value: float, **changes: object) -> MaskSet:
+    model = network()
+    return prune(model, {"target": {"metric": metric, "value": value}, **changes}, batches(model))
+
+
+def pruned(masks: MaskSet) -> int:
+    return masks.numel - masks.kept
+
+
+def macs_of(masks: MaskSet) -> float:
+    return sum(MACS[name] * float(mask.float().mean()) for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1 / 768, 0.1, 0.5, 0.6999, 0.7])
+def test_a_sparsity_counts_to_the_nearest_weight(sparsity: float) -> None:
+    assert pruned(reach("sparsity", sparsity)) == round(sparsity * 768)
+
+
+@pytest.mark.parametrize(("weights", "zeros"), [(10, 2), (6, 2)])
+def test_a_half_is_rounded_to_even(weights: int, zeros: int) -> None:
+    # 0.25 of 10 is 2.5 and of 6 is 1.5: both go to 2.
+    assert pruned(prune(nn.Linear(weights, 1), {"target": {"value": 0.25}})) == zeros
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(PARAMETERS - 760, PARAMETERS))
+def test_a_number_of_parameters_is_met_to_the_last_one(value: int) -> None:
+    assert PARAMETERS - pruned(reach("parameters", value)) == value
+
+
+def test_more_parameters_than_there_are_need_no_pruning() -> None:
+    assert reach("parameters", 10**9).sparsity == 0.0
+
+
+def test_too_few_parameters_name_the_fewest_that_can_be() -> None:
+    # Every one of the four layers keeps a weight, and what is not a weight stays.
+    with pytest.raises(UnreachableTarget, match="asked for parameters 10, the nearest reachable is 72"):
+        reach("parameters", 10)
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.5, 0.2])
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_macs_counted_from_data_are_met_with_the_fewest_zeros(fraction: float, allocation: str) -> None:
+    value = fraction * sum(MACS.values())
+    masks = reach("macs", value, allocation={"name": allocation})
+    assert value - max(36, 16) < macs_of(masks) <= value
+
+
+def test_given_macs_need_no_data() -> None:
+    measured = Measured(macs={**MACS, "conv1.weight": 0})
+    value = 0.5 * (16 * 288 + 192)
+    masks = prune(network(), {"target": {"metric": "macs", "value": value}}, measured=measured)
+    assert macs_of(masks) - 36 * 288 * float(masks["conv1.weight"].float().mean()) <= value
+
+
+def test_macs_without_data_say_what_is_needed() -> None:
+    with pytest.raises(MissingData, match="a target of macs needs data"):
+        prune(network(), {"target": {"metric": "macs", "value": 10}})
+    with pytest.raises(MissingData, match=r"needs those of conv2\.weight"):
+        prune(
+            network(),
+            {"target": {"metric": "macs", "value": 10}},
+            measured=Measured(macs={"conv1.weight": 1}),
+        )
+
+
+def test_bytes_of_single_weights_include_a_bit_for_each_place() -> None:
+    # 4 bytes a parameter, the BatchNorms' statistics (32 floats, 2 counters of 8 bytes), 96 bytes of bits.
+    dense = 4 * PARAMETERS + 4 * 32 + 16
+    masks = reach("size_bytes", dense - 1000)
+    assert pruned(masks) == (1000 + 96) / 4
+
+
+def test_bytes_of_structured_patterns_need_no_bits() -> None:
+    dense = 4 * PARAMETERS + 4 * 32 + 16
+    masks = reach("size_bytes", dense - 4 * 36, pattern={"name": "filter"})
+    assert pruned(masks) == 36
+
+
+def test_bytes_follow_the_dtype() -> None:
+    model = nn.Linear(100, 10, bias=False).half()
+    masks = prune(model, {"target": {"metric": "size_bytes", "value": 1125}})
+    assert masks.kept == 500  # 2 bytes each, and 125 bytes of bits
+
+
+def test_a_size_already_met_prunes_nothing() -> None:
+    assert reach("size_bytes", 10**9).sparsity == 0.0
+
+
+def test_a_size_under_the_smallest_names_it() -> None:
+    with pytest.raises(UnreachableTarget, match="asked for size_bytes 1, the nearest reachable is 528"):
+        reach("size_bytes", 1)
+
+
+@pytest.mark.parametrize("metric", ["latency_ms", "accuracy_drop"])
+def test_what_has_to_be_measured_is_refused_with_a_way_out(metric: str) -> None:
+    with pytest.raises(UnsupportedTarget, match="search over sparsity outside"):
+        reach(metric, 0.5)
+
+
+@pytest.mark.parametrize("metric", ["parameters", "macs", "size_bytes"])
+def test_a_gradual_schedule_comes_to_the_same_size(metric: str) -> None:
+    value = {"parameters": 400, "macs": 7000, "size_bytes": 2000}[metric]
+    model = network()
+    target = {"target": {"metric": metric, "value": value}}
+    pruner = Pruner(model, {**target, "schedule": {"name": "cubic"}}, batches(model))
+    for step in range(5):
+        masks = pruner.update(step / 4)
+    assert masks == reach(metric, value)
+
+
+def test_a_tied_weight_counts_once() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(10, 10, bias=False), "b": nn.Linear(10, 10, bias=False)})
+    model["b"].weight = model["a"].weight
+    masks = prune(model, {"target": {"metric": "parameters", "value": 30}})
+    assert masks.kept == 30
+    assert model["b"].weight is model["a"].weight
+    assert torch.count_nonzero(model["b"].weight) == 30

@@ -1,0 +1,114 @@
+"""The supervisor with a real runner: results land in one transaction, every way out is recorded."""
+
+import json
+
+from sqlalchemy import func, select
+
+from app.core import jobs
+from app.core.tables import Artifact, Job, JobLayer, JobMask, JobReport
+from tests.support import digits
+from tests.support.service import wait_for
+from tests.worker.conftest import add_model
+from worker.supervisor import run_hinted_job
+
+
+def read(context, job_id) -> Job:
+    with context.sessions() as session:
+        return session.get_one(Job, job_id)
+
+
+def test_a_job_ends_with_report_masks_layers_and_artifacts(context, submit):
+    job_id = submit(add_model(context, digits.model_bytes()), epochs=1)
+    run_hinted_job(context, job_id)
+    job = read(context, job_id)
+    assert (job.status, job.error) == ("succeeded", None)
+    with context.sessions() as session:
+        report = session.get_one(JobReport, job_id).report
+        masks = session.scalar(select(func.count()).select_from(JobMask))
+        layers = session.scalar(select(func.count()).select_from(JobLayer))
+        artifacts = session.scalars(select(Artifact)).all()
+    assert masks == sum(row["prunable"] for row in report["layers"])
+    assert layers == len(report["layers"])
+    for artifact in artifacts:
+        assert context.store.local_path(artifact.sha256).stat().st_size == artifact.size_bytes
+    assert not (context.settings.work_dir / job_id).exists()
+
+
+def test_a_user_s_mistake_found_by_the_runner_fails_the_job_with_a_problem(context, submit):
+    wrong = {"library": "secateur", "name": "lenet-300-100", "params": {}}
+    job_id = submit(add_model(context, digits.model_bytes(), wrong))
+    run_hinted_job(context, job_id)
+    job = read(context, job_id)
+    assert (job.status, job.error["code"], job.attempt) == ("failed", "architecture_mismatch", 1)
+
+
+def test_one_hint_runs_every_job_that_waits(context, submit):
+    model_id = add_model(context, digits.model_bytes())
+    ids = [submit(model_id, epochs=1) for _ in range(2)]
+    run_hinted_job(context, ids[1])
+    assert [read(context, job_id).status for job_id in ids] == ["succeeded", "succeeded"]
+
+
+def test_a_hint_for_a_job_that_is_done_does_nothing(context, submit):
+    job_id = submit(add_model(context, digits.model_bytes()), epochs=1)
+    run_hinted_job(context, job_id)
+    before = read(context, job_id).last_seq
+    for _ in range(3):
+        run_hinted_job(context, job_id)
+    assert read(context, job_id).last_seq == before
+
+
+def test_a_hint_is_dropped_while_every_slot_is_taken(context, submit):
+    job_id = submit(add_model(context, digits.model_bytes()))
+    context.slots.acquire()
+    run_hinted_job(context, job_id)
+    assert read(context, job_id).status == "queued"
+
+
+def test_a_runner_that_speaks_nonsense_is_a_crash(context, submit, monkeypatch, tmp_path):
+    # A package named worker, first on the path of the runner alone, stands for a broken installation.
+    broken = tmp_path / "broken" / "worker"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").touch()
+    (broken / "runner.py").write_text("print('hello')\nimport time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    monkeypatch.chdir(tmp_path)
+    job_id = submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1})
+    run_hinted_job(context, job_id)
+    assert read(context, job_id).error["code"] == "crash_loop"
+
+
+def test_settings_with_credentials_do_not_reach_the_runner(context, submit, monkeypatch, tmp_path):
+    broken = tmp_path / "spy" / "worker"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").touch()
+    seen = tmp_path / "seen.json"
+    spy = f"import json, os\njson.dump(dict(os.environ), open({str(seen)!r}, 'w'))\n"
+    (broken / "runner.py").write_text(spy)
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    monkeypatch.setenv("SECATEUR_DATABASE_URL", "postgresql://secret")
+    monkeypatch.chdir(tmp_path)
+    run_hinted_job(context, submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1}))
+    environment = json.loads(seen.read_text())
+    assert not [name for name in environment if name.startswith("SECATEUR_")]
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_worker_that_drains_gives_its_job_back(context, submit, in_background):
+    job_id = submit(add_model(context, digits.model_bytes()), epochs=500)
+    thread = in_background(run_hinted_job, context, job_id)
+    wait_for(lambda: read(context, job_id).stage == "finetune", "the fine-tune")
+    context.draining.set()
+    thread.join(30)
+    job = read(context, job_id)
+    assert (job.status, job.attempt) == ("queued", 0)
+
+
+def test_a_cancel_reaches_the_runner_through_the_heartbeat(context, submit, in_background):
+    job_id = submit(add_model(context, digits.model_bytes()), epochs=500)
+    thread = in_background(run_hinted_job, context, job_id)
+    wait_for(lambda: read(context, job_id).stage == "finetune", "the fine-tune")
+    with context.sessions.begin() as session:
+        jobs.request_cancel(session, job_id)
+    thread.join(30)
+    assert read(context, job_id).status == "cancelled"

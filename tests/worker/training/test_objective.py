@@ -1,0 +1,94 @@
+"""The loss with and without a teacher."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from app.core.spec import Distillation
+from worker.datasets.images import ImageSplit
+from worker.training.objective import Teacher, compute_loss
+
+seeds = st.integers(0, 10**6)
+temperatures = st.floats(0.5, 20.0)
+
+
+def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits, teacher = (3 * torch.randn(5, 4, generator=generator) for _ in range(2))
+    return logits, torch.randint(0, 4, (5,), generator=generator), teacher
+
+
+@given(seeds, temperatures)
+def test_no_weight_on_the_teacher_leaves_cross_entropy(seed, temperature):
+    logits, labels, teacher = draw(seed)
+    settings = Distillation(alpha=0.0, temperature=temperature)
+    loss = compute_loss(logits, labels, teacher_logits=teacher, distillation=settings)
+    assert torch.allclose(loss, functional.cross_entropy(logits, labels))
+
+
+@given(seeds, temperatures)
+def test_agreeing_with_the_teacher_costs_nothing_and_anything_else_costs(seed, temperature):
+    logits, labels, teacher = draw(seed)
+    settings = Distillation(alpha=1.0, temperature=temperature)
+    agreeing = compute_loss(teacher, labels, teacher_logits=teacher, distillation=settings)
+    differing = compute_loss(logits, labels, teacher_logits=teacher, distillation=settings)
+    assert abs(float(agreeing)) < 1e-4
+    assert float(differing) > float(agreeing)
+
+
+@given(seeds, temperatures, st.floats(0.0, 1.0))
+def test_the_loss_is_hintons(seed, temperature, alpha):
+    logits, labels, teacher = draw(seed)
+    p = torch.softmax(teacher.double() / temperature, 1)
+    q = torch.softmax(logits.double() / temperature, 1)
+    soft = (p * (p.log() - q.log())).sum(1).mean()
+    hard = -torch.log_softmax(logits.double(), 1)[torch.arange(5), labels].mean()
+    expected = (1 - alpha) * hard + alpha * temperature**2 * soft
+    settings = Distillation(alpha=alpha, temperature=temperature)
+    loss = compute_loss(logits, labels, teacher_logits=teacher, distillation=settings)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.linear(x.flatten(1))
+
+
+def make_split() -> ImageSplit:
+    zero, one = torch.zeros(1), torch.ones(1)
+    return ImageSplit("train", torch.rand(6, 1, 2, 2), torch.zeros(6).long(), mean=zero, std=one)
+
+
+def test_a_remembering_teacher_is_asked_once_a_sample_and_answers_the_same():
+    module, split = Counting(), make_split()
+    teacher = Teacher(module, split, remembers=True)
+    for picks in ([0, 1, 2], [3, 4, 5], [5, 0, 3], [1, 2, 4]):
+        indices = torch.tensor(picks)
+        images, _ = split.take(indices)
+        assert torch.allclose(teacher.answer(indices, images), module.linear(images.flatten(1)))
+    assert module.calls == 2
+
+
+def test_a_teacher_of_augmented_images_is_asked_every_time():
+    module, split = Counting(), make_split()
+    teacher = Teacher(module, split, remembers=False)
+    images, _ = split.take(torch.arange(6))
+    for shift in (0.0, 1.0):
+        answer = teacher.answer(torch.arange(6), images + shift)
+        assert torch.allclose(answer, module.linear((images + shift).flatten(1)))
+    assert module.calls == 2
+
+
+def test_a_teacher_learns_nothing():
+    module, split = Counting(), make_split()
+    images, _ = split.take(torch.arange(6))
+    assert not Teacher(module, split, remembers=False).answer(torch.arange(6), images).requires_grad

@@ -1,0 +1,64 @@
+"""Find the dataset formats: one file a format, a decorator on its reader, a scan over the folder."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from app.core.errors import InvalidDataset, UnsupportedFormat
+from worker.datasets.images import ImageSplit
+from worker.protocol import DatasetInput
+
+Splits = Mapping[str, ImageSplit]
+Reader = Callable[[DatasetInput], Splits]
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    name: str
+    summary: str
+    tasks: tuple[str, ...]
+    read: Reader
+
+
+_formats: dict[str, DatasetFormat] = {}
+_scanned: set[str] = set()
+
+
+def register(name: str, *, summary: str, tasks: tuple[str, ...]) -> Callable[[Reader], Reader]:
+    """Register the decorated reader under `name`, for the tasks that it can serve."""
+
+    def decorate(read: Reader) -> Reader:
+        if name in _formats:
+            raise ValueError(f"dataset format {name!r} is registered twice")
+        _formats[name] = DatasetFormat(name, summary, tasks, read)
+        return read
+
+    return decorate
+
+
+def dataset_formats() -> dict[str, DatasetFormat]:
+    """Return every dataset format by name, sorted."""
+    if not _scanned:
+        package = importlib.import_module("worker.datasets")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"worker.datasets.{module.name}")
+            _scanned.add(module.name)
+    return dict(sorted(_formats.items()))
+
+
+def read_splits(dataset: DatasetInput) -> Splits:
+    """Read every split of an uploaded dataset; raises UnsupportedFormat or what the reader finds."""
+    known = dataset_formats()
+    if dataset.format not in known:
+        raise UnsupportedFormat(
+            f"there is no dataset format {dataset.format!r}; there are: {', '.join(known)}"
+        )
+    entry = known[dataset.format]
+    if dataset.task not in entry.tasks:
+        raise UnsupportedFormat(
+            f"{dataset.format} does not serve the task {dataset.task!r}; it serves: {', '.join(entry.tasks)}"
+        )
+    if "test" not in dataset.files:
+        raise InvalidDataset(f"a dataset needs the split test; found: {', '.join(dataset.files) or 'none'}")
+    return entry.read(dataset)

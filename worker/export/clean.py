@@ -1,0 +1,65 @@
+"""The clean process: load the exported file as a client would, predict and measure, leave the answers.
+
+It knows the architecture and the files, and nothing of pruning or of the job.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from worker.datasets.registry import read_splits
+from worker.export.reload import (
+    ANSWER_NAME,
+    PREDICTIONS_KEY,
+    PREDICTIONS_NAME,
+    REQUEST_NAME,
+    Measured,
+    ReloadRequest,
+)
+from worker.formats.registry import read_model
+from worker.lifeline import watch_stdin
+from worker.measure.accuracy import predict
+from worker.measure.latency import measure_latency
+from worker.measure.model import measure_model
+from worker.numerics import make_deterministic
+
+
+def main(folder: Path) -> None:
+    """Answer the request that lies in `folder`."""
+    watch_stdin()
+    request = ReloadRequest.model_validate_json((folder / REQUEST_NAME).read_bytes())
+    make_deterministic(threads=request.threads)
+    for file in request.files:
+        load_file(file)
+    _predict(folder, request)
+    measured = _measure(request)
+    (folder / ANSWER_NAME).write_text(measured.model_dump_json())
+
+
+def _predict(folder: Path, request: ReloadRequest) -> None:
+    if request.dataset is None:
+        return
+    device = torch.device(request.device)
+    module = read_model(request.exported).network.module.to(device)
+    test = read_splits(request.dataset)["test"]
+    answers = predict(module, test, batch_size=request.evaluation.batch_size, device=device)
+    save_file({PREDICTIONS_KEY: answers}, folder / PREDICTIONS_NAME)
+
+
+def _measure(request: ReloadRequest) -> Measured:
+    dense, exported = read_model(request.dense).network, read_model(request.exported).network
+    before, after = measure_model(dense), measure_model(exported)
+    settings = request.evaluation.latency
+    if settings is None:
+        return Measured(dense=before, exported=after, latency=(), warnings=())
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        warning = "latency was not measured: the spec asks for cuda, and this worker has no such device"
+        return Measured(dense=before, exported=after, latency=(), warnings=(warning,))
+    latency = measure_latency(dense, exported, settings, counted=(before, after))
+    return Measured(dense=before, exported=after, latency=(latency,), warnings=())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,76 @@
+"""Open an exported model in a clean process, predict and measure there, and bring the answers back.
+
+So a number in a report is one that anybody can count again on the downloaded file.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from app.core.errors import ExportMismatch, Unavailable
+from app.core.report import LatencyResult
+from app.core.spec import Evaluation
+from worker.measure.model import MeasuredModel
+from worker.protocol import DatasetInput, ModelInput
+
+REQUEST_NAME = "reload_request.json"
+ANSWER_NAME = "measured.json"
+PREDICTIONS_NAME = "reloaded.safetensors"
+PREDICTIONS_KEY = "classes"
+_ROOT = Path(__file__).resolve().parents[2]
+# -I hides the environment's Python settings and the current folder; the one path it needs is handed over.
+_BOOTSTRAP = (
+    "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('worker.export.clean', run_name='__main__', alter_sys=True)"
+)
+
+
+class ReloadRequest(BaseModel):
+    """The uploaded and the exported model, of one architecture; every exported file; what to measure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dense: ModelInput
+    exported: ModelInput
+    files: tuple[Path, ...]
+    dataset: DatasetInput | None
+    evaluation: Evaluation
+    threads: int
+    device: str
+
+
+class Measured(BaseModel):
+    """What the clean process counted on the two files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dense: MeasuredModel
+    exported: MeasuredModel
+    latency: tuple[LatencyResult, ...]
+    warnings: tuple[str, ...]
+
+
+def reload_in_clean_process(folder: Path, request: ReloadRequest) -> Measured:
+    """Run the request, with its files in `folder`; raises ExportMismatch when the file does not load."""
+    (folder / REQUEST_NAME).write_text(request.model_dump_json())
+    command = [sys.executable, "-I", "-c", _BOOTSTRAP, str(_ROOT), str(folder)]
+    with subprocess.Popen(
+        # The child dies with us: it watches the pipe, of which we hold the other end.
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None  # a pipe was asked for
+        said = process.stderr.read()
+        status = process.wait()
+    sys.stderr.write(said)
+    if status < 0:
+        raise Unavailable(f"the process that checks the exported file was ended by signal {-status}")
+    if status != 0:
+        last_line = said.strip().rpartition("\n")[2]
+        raise ExportMismatch(f"the exported file does not load in a clean process: {last_line}")
+    return Measured.model_validate_json((folder / ANSWER_NAME).read_bytes())

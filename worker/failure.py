@@ -1,0 +1,58 @@
+"""Turn whatever ended a run into the problem that a user is shown: the worker's one handler of errors."""
+
+import errno
+import logging
+
+import torch
+
+from app.core.errors import (
+    Blame,
+    OutOfMemory,
+    PruningRefused,
+    SecateurError,
+    SparsityUnreachable,
+    StorageFull,
+)
+from worker.protocol import Failed
+from worker.pruning.errors import PruningError, UnreachableTarget
+from worker.pruning.registry import InvalidParams, UnknownPlugin
+
+_log = logging.getLogger(__name__)
+
+
+def describe_failure(error: Exception) -> Failed:
+    """Return the message for an error; a bug's traceback goes to the log alone."""
+    known = _translate(error)
+    if known.blame is Blame.BUG:
+        _log.error("run_failed", exc_info=error, extra={"code": known.code})
+    return Failed(problem=known.problem(), blame=known.blame)
+
+
+def _translate(error: Exception) -> SecateurError:
+    match error:
+        case SecateurError():
+            return error
+        case UnreachableTarget():
+            return SparsityUnreachable(str(error))
+        case PruningError() | UnknownPlugin() | InvalidParams():
+            return PruningRefused(str(error))
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return StorageFull("the worker's disk is full; the job is tried again")
+        case _ if _is_out_of_memory(error):
+            return OutOfMemory(
+                f"there was no memory left: {_first_line(error)}; a smaller batch_size may help"
+            )
+        case _:
+            return SecateurError(
+                f"an unexpected {type(error).__name__} ended the run; it is logged with its trace"
+            )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The CPU's allocator has no error class of its own.
+    is_allocation = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_allocation
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,61 @@
+"""Find the model formats: one file a format, a decorator on its reader, a scan over the folder."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.core.errors import UnsupportedFormat
+from worker.models.registry import Network
+from worker.protocol import ModelInput
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with the uploaded weights, in evaluation mode on the CPU; `tensor_names` as in the file."""
+
+    network: Network
+    tensor_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    name: str
+    summary: str
+    read: Callable[[ModelInput], LoadedModel]
+
+
+_formats: dict[str, ModelFormat] = {}
+_scanned: set[str] = set()
+
+
+def register(
+    name: str, *, summary: str
+) -> Callable[[Callable[[ModelInput], LoadedModel]], Callable[[ModelInput], LoadedModel]]:
+    """Register the decorated reader under `name`."""
+
+    def decorate(read: Callable[[ModelInput], LoadedModel]) -> Callable[[ModelInput], LoadedModel]:
+        if name in _formats:
+            raise ValueError(f"model format {name!r} is registered twice")
+        _formats[name] = ModelFormat(name, summary, read)
+        return read
+
+    return decorate
+
+
+def model_formats() -> dict[str, ModelFormat]:
+    """Return every model format by name, sorted."""
+    if not _scanned:
+        package = importlib.import_module("worker.formats")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"worker.formats.{module.name}")
+            _scanned.add(module.name)
+    return dict(sorted(_formats.items()))
+
+
+def read_model(model: ModelInput) -> LoadedModel:
+    """Read an uploaded model after its deep check; raises UnsupportedFormat or what the reader finds."""
+    known = model_formats()
+    if model.format not in known:
+        raise UnsupportedFormat(f"there is no model format {model.format!r}; there are: {', '.join(known)}")
+    return known[model.format].read(model)

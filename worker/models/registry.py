@@ -1,0 +1,97 @@
+"""Find the built-in architectures: one file a family, a decorator on the builder, a scan over the folder."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from torch import nn
+
+from app.core.errors import UnknownArchitecture
+
+LIBRARY = "secateur"
+
+
+class Params(BaseModel):
+    """Base of every architecture's parameters: its fields are all that is accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model in evaluation mode; `input_shape` is [channels, height, width] of one sample."""
+
+    module: nn.Module
+    input_shape: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One registered architecture; `source` is the paper that it comes from."""
+
+    name: str
+    summary: str
+    source: str
+    params: type[Params]
+    build: Callable[[Params], Network]
+
+
+_architectures: dict[str, Architecture] = {}
+_scanned: set[str] = set()
+P = TypeVar("P", bound=Params)
+
+
+def register(
+    name: str, params: type[P], *, source: str, summary: str
+) -> Callable[[Callable[[P], Network]], Callable[[P], Network]]:
+    """Register the decorated builder under `name`; a second builder of that name is an error."""
+
+    def decorate(build: Callable[[P], Network]) -> Callable[[P], Network]:
+        if name in _architectures:
+            raise ValueError(f"architecture {name!r} is registered twice")
+        erased = cast(Callable[[Params], Network], build)
+        _architectures[name] = Architecture(name, summary, source, params, erased)
+        return build
+
+    return decorate
+
+
+def architectures() -> dict[str, Architecture]:
+    """Return every built-in architecture by name, sorted."""
+    if not _scanned:
+        package = importlib.import_module("worker.models")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"worker.models.{module.name}")
+            _scanned.add(module.name)
+    return dict(sorted(_architectures.items()))
+
+
+def build(architecture: Mapping[str, JsonValue]) -> Network:
+    """Build `{library, name, params}` with fresh weights, in evaluation mode, on the CPU.
+
+    Raises UnknownArchitecture, naming those that exist or the parameter that does not fit.
+    """
+    library, name = architecture.get("library", LIBRARY), architecture.get("name")
+    if library != LIBRARY:
+        raise UnknownArchitecture(f"there is no library {library!r}; there is: {LIBRARY}")
+    known = architectures()
+    if not isinstance(name, str) or name not in known:
+        raise UnknownArchitecture(f"there is no architecture {name!r}; there are: {', '.join(known)}")
+    entry = known[name]
+    network = entry.build(_parse_params(entry, architecture.get("params") or {}))
+    network.module.eval()
+    return network
+
+
+def _parse_params(entry: Architecture, params: JsonValue) -> Params:
+    try:
+        return entry.params.model_validate(params)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UnknownArchitecture(
+            f"architecture {entry.name!r} does not take these params: {faults}"
+        ) from error

@@ -1,0 +1,43 @@
+"""Check an uploaded model in depth: names, shapes, finite weights; and say what it is made of."""
+
+from pathlib import Path
+
+from worker.formats.registry import read_model
+from worker.measure.latency import measure_forward_ms
+from worker.measure.model import measure_model
+from worker.pipeline.folder import write_atomically
+from worker.protocol import OUTPUT_FOLDER, OUTPUT_NAME, CheckInput, CheckOutput, ModelLayer
+from worker.pruning.layers import find_layers
+
+
+def check_model(work: Path, given: CheckInput) -> None:
+    """Read the model with every check that its format has, and leave what was found in WORK/output."""
+    network = read_model(given.model).network
+    measured = measure_model(network)
+    layers = find_layers(network.module)
+    found = CheckOutput(
+        parameters=measured.parameters,
+        prunable_parameters=sum(layer.numel for layer in layers if layer.is_prunable),
+        macs=measured.macs,
+        input_signature={
+            "shape": list(network.input_shape),
+            "dtype": "float32",
+            "classes": network.classes,
+        },
+        forward_ms=measure_forward_ms(network.module, network.input_shape),
+        layers=tuple(
+            ModelLayer(
+                name=layer.name,
+                type=layer.type,
+                shape=layer.shape,
+                parameters=layer.numel,
+                macs=measured.tensors[layer.name].macs,
+                prunable=layer.is_prunable,
+                group=None,
+                why_not=layer.why_not,
+            )
+            for layer in layers
+        ),
+    )
+    (work / OUTPUT_FOLDER).mkdir(exist_ok=True)
+    write_atomically(work / OUTPUT_FOLDER / OUTPUT_NAME, found.model_dump_json().encode())

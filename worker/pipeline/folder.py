@@ -1,0 +1,122 @@
+"""A stage's folder: result files first, then the manifest that makes them count.
+
+Files are flushed to the disk before the manifest takes its name, so a manifest that stands vouches for all
+of them, wherever the process was killed. No file holds a pickle.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from safetensors.torch import load_file, save_file
+
+from app.core.states import Stage
+from worker.measure.size import digest_file
+
+MANIFEST_NAME = "manifest.json"
+Data = dict[str, JsonValue]
+
+
+class Manifest(BaseModel):
+    """What a finished stage was made from, which files it wrote (by SHA-256), and what it said at its end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Stage
+    inputs: dict[str, str]
+    files: dict[str, str]
+    data: Data
+
+
+class StageFolder:
+    """WORK/stages/<stage>: written by its stage alone, read by the later ones."""
+
+    def __init__(self, work: Path, stage: Stage) -> None:
+        self.stage = stage
+        self.path = work / "stages" / stage
+        self.manifest_path = self.path / MANIFEST_NAME
+
+    def clear(self) -> None:
+        """Throw away what an earlier attempt left, the manifest first."""
+        self.manifest_path.unlink(missing_ok=True)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+
+    def finish(self, inputs: Mapping[str, str], data: Data) -> None:
+        """Flush every file of the folder, then put the manifest in place."""
+        names = sorted(path.name for path in self.path.iterdir())
+        for name in names:
+            _flush(self.path / name)
+        files = {name: digest_file(self.path / name) for name in names}
+        manifest = Manifest(stage=self.stage, inputs=dict(inputs), files=files, data=data)
+        write_atomically(self.manifest_path, manifest.model_dump_json(indent=1).encode())
+
+    def read_standing(self, inputs: Mapping[str, str]) -> Manifest | None:
+        """Return the manifest when it stands: same inputs, every file there with its digest."""
+        try:
+            manifest = Manifest.model_validate_json(self.manifest_path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        if manifest.stage != self.stage or manifest.inputs != dict(inputs):
+            return None
+        for name, sha256 in manifest.files.items():
+            path = self.path / name
+            if not path.is_file() or digest_file(path) != sha256:
+                return None
+        return manifest
+
+    def write_json(self, name: str, value: JsonValue) -> None:
+        """Write a JSON file with sorted keys."""
+        (self.path / name).write_text(json.dumps(value, sort_keys=True, allow_nan=False))
+
+    def read_json(self, name: str) -> JsonValue:
+        """Read a JSON file of this stage."""
+        value: JsonValue = json.loads((self.path / name).read_bytes())
+        return value
+
+    def write_tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write tensors as safetensors: the same tensors give the same bytes."""
+        write_tensors(self.path / name, tensors)
+
+    def read_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """Read a safetensors file of this stage onto the CPU."""
+        return load_file(self.path / name)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors by name as safetensors: the same tensors give the same bytes."""
+    plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    # One metadata key: safetensors writes several in no fixed order. `format` is what loaders look for.
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
+    place_atomically(path, lambda partial: _write(partial, content))
+
+
+def place_atomically(path: Path, make: Callable[[Path], None]) -> None:
+    """Let `make` write a file under another name, flush it, and move it into its place."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    make(partial)
+    _flush(partial)
+    partial.replace(path)
+    _flush(path.parent)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""One job in its work folder: what was asked, the uploads, and the stages' folders."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy
+import safetensors
+import torch
+from torch import nn
+
+from app.core.errors import Unavailable
+from app.core.states import Stage
+from worker.datasets.images import ImageSplit
+from worker.datasets.registry import Splits, read_splits
+from worker.formats.registry import LoadedModel, read_model
+from worker.formats.safetensors_file import read_tensors
+from worker.measure.size import digest_file
+from worker.pipeline.folder import StageFolder
+from worker.protocol import DatasetInput, ModelInput, RunnerInput
+
+STATE_NAME = "state.safetensors"
+MASKS_NAME = "masks.safetensors"
+
+
+class Job:
+    """A job's inputs, read when first asked for and kept; each model that it hands out is a fresh one."""
+
+    def __init__(self, work: Path, given: RunnerInput) -> None:
+        self.work = work
+        self.given = given
+        self.spec = given.spec
+        self.device = torch.device(given.device)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of everything that decides the artifact's bytes: what was asked, and what computes it."""
+        dataset = self.given.dataset
+        asked = {
+            "spec": self.spec.model_dump(mode="json"),
+            "model": self.given.model.model_dump(mode="json", exclude={"files"}),
+            "dataset": dataset and dataset.model_dump(mode="json", exclude={"files"}),
+            "threads": self.given.threads,
+            "device": self.given.device,
+            "environment": [*describe_versions().items(), describe_device(self.given.device)],
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+    def folder(self, stage: Stage) -> StageFolder:
+        """Return a stage's folder."""
+        return StageFolder(self.work, stage)
+
+    @property
+    def final_folder(self) -> StageFolder:
+        """The folder of the stage that made the final weights: fine-tuned ones, where that was asked for."""
+        return self.folder(Stage.FINETUNE if self.spec.finetune else Stage.PRUNE)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The dataset's splits by name; none without a dataset."""
+        return read_splits(self.given.dataset) if self.given.dataset else {}
+
+    @property
+    def test_split(self) -> ImageSplit | None:
+        return self.splits.get("test")
+
+    def read_dense(self) -> LoadedModel:
+        """Read the uploaded model, onto the job's device."""
+        loaded = read_model(self.given.model)
+        loaded.network.module.to(self.device)
+        return loaded
+
+    def read_final(self) -> LoadedModel:
+        """Read the uploaded model's architecture with the final weights, onto the job's device."""
+        loaded = self.read_dense()
+        load_state(loaded.network.module, self.final_folder)
+        return loaded
+
+    def check_uploads(self) -> None:
+        """Compare each local copy with its digest; raises Unavailable, since a fresh copy may be right."""
+        uploads: list[ModelInput | DatasetInput] = [self.given.model]
+        if self.given.dataset:
+            uploads.append(self.given.dataset)
+        for upload in uploads:
+            for role, path in upload.files.items():
+                if not path.is_file() or digest_file(path) != upload.sha256.get(role):
+                    raise Unavailable(
+                        f"the worker's copy of {role!r} is missing or differs from the upload (SHA-256 "
+                        f"{upload.sha256.get(role)}); it is fetched again when the job is retried"
+                    )
+
+
+def load_state(module: nn.Module, folder: StageFolder) -> None:
+    """Load the weights that a stage left."""
+    module.load_state_dict(read_tensors(folder.path / STATE_NAME))
+
+
+def describe_versions() -> dict[str, str]:
+    """Name the versions of what computes."""
+    return {"torch": torch.__version__, "numpy": numpy.__version__, "safetensors": safetensors.__version__}
+
+
+def describe_device(device: str) -> str:
+    """Name the device and, on a CPU, its vector instructions: they decide the last bits of a sum."""
+    if device == "cuda":
+        return f"cuda ({torch.cuda.get_device_name()})"
+    return f"cpu ({torch.backends.cpu.get_cpu_capability()})"

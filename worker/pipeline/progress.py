@@ -1,0 +1,59 @@
+"""Tell how far the whole job is, at most once a second."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from pydantic import JsonValue
+
+from app.core.states import Stage
+from worker.protocol import Progress
+
+_INTERVAL_S = 1.0
+# Rough shares of a job's time; a stage that is not run has none.
+_SHARES: Mapping[Stage, float] = {
+    Stage.LOAD: 1,
+    Stage.BASELINE: 3,
+    Stage.PRUNE: 4,
+    Stage.FINETUNE: 80,
+    Stage.EVALUATE: 3,
+    Stage.EXPORT: 1,
+    Stage.VERIFY: 8,
+}
+
+
+class ProgressReporter:
+    """Sends the steps of one stage as a fraction of the whole job."""
+
+    def __init__(
+        self,
+        send: Callable[[Progress], None],
+        stage: Stage,
+        *,
+        has_finetune: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        shares = {s: share for s, share in _SHARES.items() if has_finetune or s is not Stage.FINETUNE}
+        before = [shares.get(s, 0.0) for s in Stage if list(Stage).index(s) < list(Stage).index(stage)]
+        self._send = send
+        self._stage = stage
+        self._start_fraction = sum(before) / sum(shares.values())
+        self._share = shares.get(stage, 0.0) / sum(shares.values())
+        self._clock = clock
+        self._started_s = self._sent_s = clock()
+
+    def report(self, step: int, total: int, data: Callable[[], dict[str, JsonValue]] = dict) -> None:
+        """Report `step` of `total` done; `data` is asked only when a message goes out."""
+        now_s = self._clock()
+        if now_s - self._sent_s < _INTERVAL_S:
+            return
+        self._sent_s = now_s
+        self._send(
+            Progress(
+                stage=self._stage,
+                fraction=self._start_fraction + self._share * step / total,
+                step=step,
+                total=total,
+                eta_s=(now_s - self._started_s) / step * (total - step) if step else None,
+                data=data(),
+            )
+        )

@@ -1,0 +1,49 @@
+"""Stage prune: the masks at the full target, and what the model can do before any recovery."""
+
+from app.core.report import HistoryRow
+from worker.pipeline.folder import Data, StageFolder
+from worker.pipeline.job import Job
+from worker.pipeline.predictions import predict_test_split
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.pruning import find_full_sparsity, make_history_row, make_pruner, write_pruned
+from worker.pipeline.rounds import Round, plan_rounds
+from worker.pruning import MaskSet
+
+
+def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
+    """Prune the dense model to its target at once, or by the schedule's rounds where no training follows."""
+    network = job.read_dense().network
+    pruner = make_pruner(job, network)
+    rounds = _plan(job)
+    reached: list[MaskSet] = []
+    for planned in rounds:
+        reached.append(pruner.update(planned.progress))
+        progress.report(planned.number, len(rounds))
+    masks = reached[-1]
+    measured = predict_test_split(job, folder, network.module)
+    write_pruned(folder, network.module, masks, _describe_rounds(job, rounds, reached, measured))
+    return {**measured, "sparsity": masks.sparsity, "pruned": masks.numel - masks.kept, "masked": masks.numel}
+
+
+def _plan(job: Job) -> tuple[Round, ...]:
+    if job.spec.finetune is None:
+        return plan_rounds(job.spec.recipe.schedule, 0)
+    return (Round(number=1, step=0, progress=1.0, fraction=1.0),)
+
+
+def _describe_rounds(
+    job: Job, rounds: tuple[Round, ...], reached: list[MaskSet], measured: Data
+) -> list[HistoryRow]:
+    """Say what each round reached; only the last was measured."""
+    full_sparsity = find_full_sparsity(job, reached[-1])
+    accuracy = measured.get("accuracy")
+    metrics = {"accuracy": accuracy} if isinstance(accuracy, float) else {}
+    return [
+        make_history_row(
+            planned,
+            masks,
+            full_sparsity=full_sparsity,
+            metrics=metrics if planned is rounds[-1] else {},
+        )
+        for planned, masks in zip(rounds, reached, strict=True)
+    ]

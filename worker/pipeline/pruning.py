@@ -1,0 +1,83 @@
+"""Prune the model of a job: its recipe, its seed, batches of its train split, and what each round reached."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from app.core.report import HistoryRow
+from worker.datasets.images import Batch
+from worker.measure.macs import count_macs
+from worker.models.registry import Network
+from worker.pipeline.folder import StageFolder
+from worker.pipeline.job import MASKS_NAME, STATE_NAME, Job
+from worker.pipeline.rounds import Round
+from worker.pruning import MaskSet, Pruner
+from worker.pruning.measured import Measured
+
+_HISTORY_NAME = "history.json"
+_CALIBRATION_BATCHES = 4
+_CALIBRATION_BATCH_SIZE = 128
+
+
+def make_pruner(job: Job, network: Network) -> Pruner:
+    """Make the pruner of a job's recipe for a network with its weights."""
+    recipe = job.spec.recipe.model_dump(mode="json", exclude_none=True)
+    counts_macs = job.spec.recipe.target.metric == "macs"
+    macs = count_macs(network.module, network.input_shape).by_weight if counts_macs else None
+    return Pruner(
+        network.module,
+        recipe,
+        data=_draw_calibration_batches(job),
+        loss=functional.cross_entropy,
+        seed=job.spec.seed,
+        measured=Measured(macs=macs),
+    )
+
+
+def find_full_sparsity(job: Job, masks: MaskSet) -> float:
+    """Return the sparsity of the full target, whose masks these are, in whatever metric it was asked for."""
+    target = job.spec.recipe.target
+    return target.value if target.metric == "sparsity" else masks.sparsity
+
+
+def make_history_row(
+    pruned: Round, masks: MaskSet, *, full_sparsity: float, metrics: Mapping[str, float]
+) -> HistoryRow:
+    """Say what a round was asked for and what it reached."""
+    return HistoryRow(
+        round=pruned.number,
+        step=pruned.step,
+        target=pruned.fraction * full_sparsity,
+        sparsity=masks.sparsity,
+        metrics=dict(metrics),
+    )
+
+
+def write_pruned(folder: StageFolder, module: nn.Module, masks: MaskSet, history: list[HistoryRow]) -> None:
+    """Keep a pruned model, its masks and its rounds in a stage's folder."""
+    folder.write_tensors(STATE_NAME, module.state_dict())
+    masks.save(folder.path / MASKS_NAME)
+    folder.write_json(_HISTORY_NAME, [row.model_dump(mode="json") for row in history])
+
+
+def read_masks(folder: StageFolder) -> MaskSet:
+    """Read the masks that a stage kept."""
+    return MaskSet.load(folder.path / MASKS_NAME)
+
+
+def read_history(folder: StageFolder) -> tuple[HistoryRow, ...]:
+    """Read the rounds that a stage kept."""
+    rows = folder.read_json(_HISTORY_NAME)
+    assert isinstance(rows, list)  # written by write_pruned
+    return tuple(HistoryRow.model_validate(row) for row in rows)
+
+
+def _draw_calibration_batches(job: Job) -> list[Batch] | None:
+    split = job.splits.get("train")
+    if split is None:
+        return None
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(job.spec.seed))
+    picks = torch.split(order[: _CALIBRATION_BATCHES * _CALIBRATION_BATCH_SIZE], _CALIBRATION_BATCH_SIZE)
+    return [(images.to(job.device), labels.to(job.device)) for images, labels in map(split.take, picks)]

@@ -1,0 +1,58 @@
+"""Run the stages in their order, each skipped when its manifest stands from an earlier attempt."""
+
+from collections.abc import Callable, Mapping
+
+from app.core.states import Stage
+from worker.measure.size import digest_file
+from worker.numerics import seed_everything
+from worker.pipeline.baseline import run_baseline
+from worker.pipeline.evaluate import run_evaluate
+from worker.pipeline.export import run_export
+from worker.pipeline.finetune import run_finetune
+from worker.pipeline.folder import Data, StageFolder
+from worker.pipeline.job import Job
+from worker.pipeline.load import run_load
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.prune import run_prune
+from worker.pipeline.verify import run_verify
+from worker.protocol import RunnerMessage, StageFinished, StageStarted
+
+RunStage = Callable[[Job, StageFolder, ProgressReporter], Data]
+_STAGES: Mapping[Stage, RunStage] = {
+    Stage.LOAD: run_load,
+    Stage.BASELINE: run_baseline,
+    Stage.PRUNE: run_prune,
+    Stage.FINETUNE: run_finetune,
+    Stage.EVALUATE: run_evaluate,
+    Stage.EXPORT: run_export,
+    Stage.VERIFY: run_verify,
+}
+
+
+def run_stages(job: Job, send: Callable[[RunnerMessage], None]) -> None:
+    """Run or skip every stage; each manifest names the one before it, so a change is seen down the line."""
+    # Also on a resumed run: the local copies may have been fetched anew.
+    job.check_uploads()
+    inputs = {"job": job.digest}
+    for stage, run in _STAGES.items():
+        folder = job.folder(stage)
+        send(StageStarted(stage=stage))
+        standing = folder.read_standing(inputs)
+        if standing is None:
+            progress = ProgressReporter(send, stage, has_finetune=job.spec.finetune is not None)
+            data = _run_stage(job, run, folder, inputs, progress)
+        else:
+            data = standing.data
+        send(StageFinished(stage=stage, skipped=standing is not None, data=data))
+        inputs = {"job": job.digest, "before": digest_file(folder.manifest_path)}
+
+
+def _run_stage(
+    job: Job, run: RunStage, folder: StageFolder, inputs: Mapping[str, str], progress: ProgressReporter
+) -> Data:
+    folder.clear()
+    # Seeded anew, so that a stage does the same whether those before it ran or were skipped.
+    seed_everything(job.spec.seed)
+    data = run(job, folder, progress)
+    folder.finish(inputs, data)
+    return data

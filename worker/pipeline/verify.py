@@ -1,0 +1,80 @@
+"""Stage verify: the exported file, loaded in a clean process, must be the model that was evaluated."""
+
+import torch
+from safetensors.torch import load_file
+
+from app.core.errors import ExportMismatch
+from app.core.states import Stage
+from worker.export.files import EXPORTED, MODEL_FILE
+from worker.export.reload import (
+    PREDICTIONS_KEY,
+    PREDICTIONS_NAME,
+    Measured,
+    ReloadRequest,
+    reload_in_clean_process,
+)
+from worker.pipeline.folder import Data, StageFolder
+from worker.pipeline.job import Job
+from worker.pipeline.predictions import read_predictions
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.pruning import read_masks
+from worker.pipeline.report import compose_report
+from worker.protocol import ModelInput
+from worker.pruning import MaskSet
+
+REPORT_NAME = "report.json"
+
+
+def run_verify(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
+    """Reload, recount, compare, and write the report from what was counted.
+
+    Raises ExportMismatch when the file says anything else than the model in memory did.
+    """
+    measured = reload_in_clean_process(folder.path, _make_request(job))
+    _check_predictions(job, folder)
+    _check_zeros(measured, read_masks(job.final_folder))
+    report = compose_report(job, measured)
+    (folder.path / REPORT_NAME).write_text(report.model_dump_json(indent=2))
+    return {
+        "accuracy": next((metric.final for metric in report.summary.metrics), None),
+        "sparsity": report.summary.sparsity.masked,
+        "speedup": next((one.speedup for one in report.summary.latency), None),
+    }
+
+
+def _make_request(job: Job) -> ReloadRequest:
+    exported = job.folder(Stage.EXPORT).path / MODEL_FILE
+    return ReloadRequest(
+        dense=job.given.model,
+        exported=ModelInput(
+            format="safetensors",
+            architecture=job.given.model.architecture,
+            files={"weights": exported},
+            sha256={},
+        ),
+        files=tuple(job.folder(Stage.EXPORT).path / file.name for file in EXPORTED.values()),
+        dataset=job.given.dataset,
+        evaluation=job.spec.evaluation,
+        threads=job.given.threads,
+        device=job.given.device,
+    )
+
+
+def _check_predictions(job: Job, folder: StageFolder) -> None:
+    if job.given.dataset is None:
+        return
+    evaluated = read_predictions(job.folder(Stage.EVALUATE))
+    reloaded = load_file(folder.path / PREDICTIONS_NAME)[PREDICTIONS_KEY]
+    if not torch.equal(evaluated, reloaded):
+        differing = int((evaluated != reloaded).sum())
+        raise ExportMismatch(
+            f"{differing} of {len(evaluated)} test samples are classified otherwise by the exported file"
+        )
+
+
+def _check_zeros(measured: Measured, masks: MaskSet) -> None:
+    for name, mask in masks.items():
+        zeros = mask.numel() - measured.exported.tensors[name].nonzero
+        pruned = mask.numel() - int(mask.count_nonzero())
+        if zeros < pruned:
+            raise ExportMismatch(f"{name} has {zeros} zeros in the exported file, its mask prunes {pruned}")

@@ -1,0 +1,149 @@
+"""What supervisor and runner say to each other: files in a work folder, JSON lines on the runner's stdout.
+
+The supervisor writes WORK/job.json (a `RunnerInput`) and starts `python -m worker.runner WORK`. The runner
+sends one `RunnerMessage` a line; everything else that it prints goes to stderr. Its last line is `finished`
+or `failed`; an exit without either is a crash. Results lie in WORK/output (see `RunnerOutput`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from app.core.errors import Blame, Problem
+from app.core.report import ReportArtifact
+from app.core.spec import JobSpec
+from app.core.states import Stage
+
+INPUT_NAME = "job.json"
+OUTPUT_FOLDER = "output"
+OUTPUT_NAME = "output.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelInput(_Frozen):
+    """An uploaded model: its files by role (`weights` for safetensors), already on the local disk."""
+
+    format: str
+    architecture: dict[str, JsonValue]
+    files: dict[str, Path]
+    sha256: dict[str, str]
+
+
+class DatasetInput(_Frozen):
+    """An uploaded dataset: its manifest as sent, and one local file per split."""
+
+    format: str
+    task: str
+    layout: str | None
+    normalize: dict[str, list[float]] | None
+    files: dict[str, Path]
+    sha256: dict[str, str]
+
+
+class RunnerInput(_Frozen):
+    kind: Literal["job"] = "job"
+    job_id: str
+    spec_sha256: str
+    spec: JobSpec
+    model: ModelInput
+    dataset: DatasetInput | None
+    threads: int
+    device: Literal["cpu", "cuda"]
+
+
+class CheckInput(_Frozen):
+    """Ask for the deep check of a model: names, shapes, finite weights; layers, MACs, signature."""
+
+    kind: Literal["check_model"] = "check_model"
+    model_id: str
+    model: ModelInput
+    threads: int
+
+
+class StageStarted(_Frozen):
+    type: Literal["stage.started"] = "stage.started"
+    stage: Stage
+
+
+class StageFinished(_Frozen):
+    """`skipped` when the stage's manifest stood from an earlier attempt."""
+
+    type: Literal["stage.finished"] = "stage.finished"
+    stage: Stage
+    skipped: bool = False
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Progress(_Frozen):
+    """`fraction` of the whole job, `step` of `total` in this stage; sent at most once a second."""
+
+    type: Literal["progress"] = "progress"
+    stage: Stage
+    fraction: float
+    step: int
+    total: int
+    eta_s: float | None
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Failed(_Frozen):
+    type: Literal["failed"] = "failed"
+    problem: Problem
+    blame: Blame
+
+
+class Finished(_Frozen):
+    type: Literal["finished"] = "finished"
+
+
+RunnerMessage = Annotated[
+    StageStarted | StageFinished | Progress | Failed | Finished, Field(discriminator="type")
+]
+MESSAGE = TypeAdapter[RunnerMessage](RunnerMessage)
+
+
+class OutputMask(_Frozen):
+    """One pruned tensor; `file` in WORK/output holds packbits(bitorder="little") of the C-order mask."""
+
+    name: str
+    shape: tuple[int, ...]
+    pattern: str
+    sparsity: float
+    sha256: str
+    file: str
+
+
+class RunnerOutput(_Frozen):
+    """WORK/output/output.json: artifact files lie in WORK/output/artifacts/<name>, the report beside them."""
+
+    kind: Literal["job"] = "job"
+    artifacts: tuple[ReportArtifact, ...]
+    masks: tuple[OutputMask, ...]
+    report: str = "report.json"
+
+
+class ModelLayer(_Frozen):
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    prunable: bool
+    group: str | None
+    why_not: str | None
+
+
+class CheckOutput(_Frozen):
+    """What the deep check found; `forward_ms` is one sample of a batch of 64, on the runner's threads."""
+
+    kind: Literal["check_model"] = "check_model"
+    parameters: int
+    prunable_parameters: int
+    macs: int
+    input_signature: dict[str, JsonValue]
+    forward_ms: float
+    layers: tuple[ModelLayer, ...]

@@ -1,0 +1,1 @@
+"""Criteria: how important is a weight? One file each, found by a scan."""

@@ -1,0 +1,66 @@
+"""What a recipe means for a model before anything is scored: plug-ins, units, refused layers, wishes."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from worker.pruning.budget import merge_wishes
+from worker.pruning.errors import NothingToPrune
+from worker.pruning.layers import Layer, find_layers
+from worker.pruning.protocols import Allocation, Criterion, Pattern, Schedule, Unit
+from worker.pruning.recipe import Recipe
+from worker.pruning.registry import build
+from worker.pruning.rows import EXCLUDED, Wish, check_effect, read_rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`units` are sorted by name, `wishes` are what the rows ask of each of them."""
+
+    criterion: Criterion
+    pattern: Pattern
+    allocation: Allocation
+    schedule: Schedule
+    layers: tuple[Layer, ...]
+    units: tuple[Unit, ...]
+    wishes: tuple[Wish, ...]
+
+    @property
+    def pruned_layers(self) -> tuple[Layer, ...]:
+        return tuple(layer for unit in self.units for layer in unit.layers)
+
+
+def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
+    """Read a recipe against a model; raises NothingToPrune, NoMatch and whatever else does not fit."""
+    criterion, allocation, schedule = recipe.criterion, recipe.allocation, recipe.schedule
+    pattern = cast(Pattern, build("pattern", recipe.pattern.name, recipe.pattern.params))
+    layers = find_layers(model)
+    wishes = read_rows(recipe.layers, layers)
+    layers = tuple(
+        layer.refused(EXCLUDED) if layer.is_prunable and wishes[layer.name].is_excluded else layer
+        for layer in layers
+    )
+    division = pattern.divide(model, [layer for layer in layers if layer.is_prunable])
+    refused = {layer.name: layer for layer in division.refused}
+    layers = tuple(refused.get(layer.name, layer) for layer in layers)
+    if not division.units:
+        raise NothingToPrune(f"no layer is left to prune by {recipe.pattern.name}: {_reasons(layers)}")
+    check_effect(recipe.layers, layers)
+    units = tuple(sorted(division.units, key=lambda unit: unit.name))
+    return Plan(
+        criterion=cast(Criterion, build("criterion", criterion.name, criterion.params)),
+        pattern=pattern,
+        allocation=cast(Allocation, build("allocation", allocation.name, allocation.params)),
+        schedule=cast(Schedule, build("schedule", schedule.name, schedule.params)),
+        layers=layers,
+        units=units,
+        wishes=tuple(merge_wishes(unit, [wishes[layer.name] for layer in unit.layers]) for unit in units),
+    )
+
+
+def _reasons(layers: tuple[Layer, ...]) -> str:
+    telling = [layer for layer in layers if not layer.name.endswith("bias")] or list(layers)
+    return (
+        "; ".join(f"{layer.name} {layer.why_not}" for layer in telling[:8]) or "the model has no parameters"
+    )

@@ -1,0 +1,71 @@
+"""Bring a runner's output into the store and the database."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from app.core.errors import JobError
+from app.core.report import Report
+from app.core.storage import LocalStore
+from app.core.tables import Artifact, JobLayer, JobMask, JobReport
+from worker.protocol import OUTPUT_FOLDER, OUTPUT_NAME, OutputMask, RunnerOutput
+
+
+class ResultDamaged(JobError):
+    """A file that the runner left has another digest than it said."""
+
+    code, title = "result_damaged", "A result file is damaged"
+
+
+def read_output(work: Path) -> tuple[RunnerOutput, Report]:
+    """Read what a finished runner left under WORK/output."""
+    folder = work / OUTPUT_FOLDER
+    output = RunnerOutput.model_validate_json((folder / OUTPUT_NAME).read_bytes())
+    return output, Report.model_validate_json((folder / output.report).read_bytes())
+
+
+def store_artifacts(store: LocalStore, work: Path, output: RunnerOutput) -> None:
+    """Copy the artifacts into the store; raises ResultDamaged. Doing it twice is harmless."""
+    for artifact in output.artifacts:
+        sha256 = store.add_file(work / OUTPUT_FOLDER / "artifacts" / artifact.name)
+        if sha256 != artifact.sha256:
+            raise ResultDamaged(f"{artifact.name}: expected {artifact.sha256}, found {sha256}")
+
+
+def insert_rows(session: Session, job_id: str, work: Path, *, output: RunnerOutput, report: Report) -> None:
+    """Add report, layers, masks and artifacts of a job to the caller's transaction."""
+    session.execute(insert(JobReport).values(job_id=job_id, report=report.model_dump(mode="json")))
+    _insert_all(
+        session,
+        JobLayer,
+        [
+            {"job_id": job_id, "position": i, "name": layer.name, "row": layer.model_dump(mode="json")}
+            for i, layer in enumerate(report.layers)
+        ],
+    )
+    _insert_all(
+        session,
+        JobMask,
+        [_mask_row(job_id, i, mask, work / OUTPUT_FOLDER) for i, mask in enumerate(output.masks)],
+    )
+    _insert_all(session, Artifact, [{"job_id": job_id, **a.model_dump()} for a in output.artifacts])
+
+
+def _mask_row(job_id: str, position: int, mask: OutputMask, folder: Path) -> dict[str, Any]:  # Any: columns
+    columns = mask.model_dump(exclude={"file", "shape"})
+    bits = (folder / mask.file).read_bytes()
+    return {
+        "job_id": job_id,
+        "position": position,
+        "shape": list(mask.shape),
+        "bits_zlib": zlib.compress(bits),
+        **columns,
+    }
+
+
+def _insert_all(session: Session, table: type, rows: list[dict[str, Any]]) -> None:  # Any: columns
+    if rows:
+        session.execute(insert(table), rows)

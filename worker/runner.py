@@ -1,0 +1,72 @@
+"""Run one job, or check one model, in its work folder: `python -m worker.runner WORK`.
+
+It knows no database and holds no credentials: what it needs lies in the folder, what it has to say goes
+to stdout (see worker.protocol). stdin must be a pipe that its supervisor holds open.
+"""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+
+from app.core.errors import InvalidSpec
+from worker.channel import Channel, open_channel
+from worker.failure import describe_failure
+from worker.lifeline import watch_stdin
+from worker.lock import hold_folder
+from worker.numerics import make_deterministic
+from worker.pipeline.check import check_model
+from worker.pipeline.job import Job
+from worker.pipeline.publish import publish
+from worker.pipeline.stages import run_stages
+from worker.protocol import INPUT_NAME, CheckInput, Finished, RunnerInput
+
+_LOCK_WAIT_S = 30.0
+_INPUT = TypeAdapter[RunnerInput | CheckInput](RunnerInput | CheckInput)
+
+
+def main(arguments: list[str]) -> int:
+    """Run what lies in the folder given; return 0 when it finished, 1 when it failed and said so."""
+    # The system's own handler ends the process at once, inside of a long operation too.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    channel = open_channel()
+    watch_stdin()
+    try:
+        work = Path(arguments[0])
+        with hold_folder(work, wait_s=_LOCK_WAIT_S):
+            _run(work, channel)
+    except Exception as error:  # the one place that turns errors into a failed run
+        channel.send(describe_failure(error))
+        return 1
+    channel.send(Finished())
+    return 0
+
+
+def _run(work: Path, channel: Channel) -> None:
+    given = _INPUT.validate_json((work / INPUT_NAME).read_bytes())
+    make_deterministic(threads=given.threads)
+    match given:
+        case CheckInput():
+            check_model(work, given)
+        case RunnerInput():
+            _check_device(given.device)
+            job = Job(work, given)
+            run_stages(job, channel.send)
+            publish(job)
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidSpec("resources.device is cuda, and this worker has no such device; give auto or cpu")
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Everything is on disk and said; torch would take most of a second to take itself apart.
+    os._exit(status)
