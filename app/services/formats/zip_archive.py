@@ -17,6 +17,7 @@ from app.core.errors import InvalidDataset, TruncatedFile
 MAX_ENTRIES = 64
 _MAX_DIRECTORY_BYTES = 64 * 1024
 _STORED, _DEFLATED = 0, 8
+_ZIP64_VERSION = 45  # 4.5, the newest that storing, deflating and zip64 need
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,199}")
 # Bits 1 and 2 are hints of the compressor, bit 11 says that the name is UTF-8.
 _ALLOWED_FLAGS = 0b1000_0000_0110
@@ -169,7 +170,7 @@ def _read_directory(directory: bytes, count: int) -> list[_Record]:
     at = 0
     while at < len(directory) and len(records) <= count:
         fields = _unpack_header(_CENTRAL, directory, at)
-        signature, _, _, flags, method, _, _, crc, packed, size = fields[:10]
+        signature, _, version, flags, method, _, _, crc, packed, size = fields[:10]
         name_bytes, extra_bytes, comment_bytes, disk, _, mode, offset = fields[10:]
         at += _CENTRAL.size
         name, extra = (
@@ -179,6 +180,8 @@ def _read_directory(directory: bytes, count: int) -> list[_Record]:
         at += name_bytes + extra_bytes + comment_bytes
         if signature != b"PK\x01\x02" or disk or comment_bytes or at > len(directory):
             raise InvalidDataset("the archive's directory is not valid")
+        if version & 0xFF > _ZIP64_VERSION:  # the high byte names a system
+            raise InvalidDataset(f"{name!a} asks for zip version {(version & 0xFF) / 10}; at most 4.5 is read")
         if (mode >> 28) not in (0, 0x8):  # a regular file, or no Unix mode at all
             raise InvalidDataset(f"{name!a} is a link, a folder or a device")
         size, packed, offset = _read_extra64(extra, [size, packed, offset])
