@@ -7,13 +7,13 @@ too; single weights would only break their ties. The control is random, five see
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from benchmarks.criteria_runs import SEEDS, Run, Variant, prune_task
-from benchmarks.criteria_table import write_tables
+from benchmarks.criteria_table import print_tables, save_runs
 from benchmarks.data_folder import NoBenchmarkData, find_data_folder
 from benchmarks.minilm import minilm_task
 from benchmarks.resnet20 import resnet20_task
@@ -61,23 +61,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     runs: list[Run] = []
     for task in tasks:
-        runs += _measure(task)
-        # After each model, so that what took long is kept when the next one fails.
-        write_tables(runs, OUTPUT)
+        for run in _measure(task):
+            runs.append(run)
+            save_runs(runs, OUTPUT)  # each at once: what took an hour outlives an interruption
+        print_tables(runs)
     return 0
 
 
-def _measure(task: Task) -> list[Run]:
-    runs = [prune_task(task, None, pattern="none", allocation="none", sparsity=0.0)]
+def _measure(task: Task) -> Iterator[Run]:
+    yield prune_task(task, None, pattern="none", allocation="none", sparsity=0.0)
     for sparsity in _SPARSITIES:
         for allocation in ("global", "uniform"):
             for variant in (*_RANDOM, *_PER_WEIGHT, *_only_under(allocation)):
-                runs.append(_run(task, variant, "unstructured", allocation, sparsity))
+                yield _run(task, variant, "unstructured", allocation, sparsity)
     for sparsity in task.units_sparsities:
         for variant in (*_RANDOM, *_PER_UNIT):
             if variant.criterion != "bn_scale" or task.has_batchnorm:
-                runs.append(_run(task, variant, task.units, "uniform", sparsity))
-    return runs
+                yield _run(task, variant, task.units, "uniform", sparsity)
 
 
 def _only_under(allocation: str) -> tuple[Variant, ...]:

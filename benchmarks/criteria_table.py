@@ -27,8 +27,8 @@ _LUCKY = "above the mean of the random seeds, but not above the luckiest"
 _Group = tuple[str, str, str, float]
 
 
-def write_tables(runs: Sequence[Run], folder: Path) -> None:
-    """Print every table, and write all runs to criteria.json and criteria.csv in the folder."""
+def save_runs(runs: Sequence[Run], folder: Path) -> None:
+    """Write all runs to criteria.json and criteria.csv in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(run) for run in runs]
     (folder / "criteria.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -36,9 +36,12 @@ def write_tables(runs: Sequence[Run], folder: Path) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Run)])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def print_tables(runs: Sequence[Run]) -> None:
+    """Print the tables of every task that was run."""
     for task in dict.fromkeys(run.task for run in runs):
         print("\n".join(_lines([run for run in runs if run.task == task])), flush=True)
-    print(f"\nwritten to {folder / 'criteria.json'} and {folder / 'criteria.csv'}")
 
 
 def _lines(runs: Sequence[Run]) -> Iterable[str]:
