@@ -15,12 +15,10 @@ from pydantic_core import to_jsonable_python
 from worker.datasets.registry import dataset_formats
 from worker.formats.registry import model_formats
 from worker.models.registry import LIBRARY, architectures
+from worker.objectives.registry import tasks
 from worker.pruning.registry import Kind, entries
 
 CATALOG_PATH = Path(__file__).resolve().parents[1] / "app" / "core" / "catalog.json"
-_TASKS: Mapping[str, str] = {
-    "image-classification": "One class an image, measured by accuracy.",
-}
 _TARGETS: Mapping[str, str] = {
     "sparsity": "The fraction of the weights in all layers not excluded that becomes zero.",
     "parameters": "The most parameters that are left and not zero.",
@@ -56,7 +54,10 @@ def build_catalog() -> dict[str, JsonValue]:
         "dataset_formats": [
             {"name": f.name, "summary": f.summary, "tasks": list(f.tasks)} for f in dataset_formats().values()
         ],
-        "tasks": _describe_names(_TASKS),
+        "tasks": [
+            {"name": task.name, "summary": task.summary, "metrics": list(task.metrics)}
+            for task in tasks().values()
+        ],
         "targets": _describe_names(_TARGETS),
     }
 

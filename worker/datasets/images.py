@@ -1,13 +1,15 @@
 """Labelled images in memory, one split of a dataset, given out as normalised float batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from app.core.errors import DatasetMismatch, LabelsOutOfRange
-
-Batch = tuple[torch.Tensor, torch.Tensor]
+from worker.datasets.augment import crop_and_flip
+from worker.datasets.splits import Batch
+from worker.models.inputs import ImageInput
+from worker.models.registry import Network
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,24 @@ class ImageSplit:
         _, c, h, w = self.images.shape
         return c, h, w
 
-    def take(
-        self, indices: torch.Tensor, *, augment: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> Batch:
-        """Return images [k, c, h, w] float32 and labels [k] at `indices` [k]: augmented, then normalised."""
+    def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
+        """Return images [k, c, h, w] float32 and labels [k] at `indices` [k]; with a generator augmented."""
         images = self.images[indices]
-        if augment is not None:
-            images = augment(images)
-        return self._normalise(images), self.labels[indices]
+        if generator is not None:
+            images = crop_and_flip(images, generator)
+        return Batch(self._normalise(images), self.labels[indices])
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in its order; the last batch may be smaller."""
         for start in range(0, len(self), batch_size):
             end = start + batch_size
-            yield self._normalise(self.images[start:end]), self.labels[start:end]
+            yield Batch(self._normalise(self.images[start:end]), self.labels[start:end])
+
+    def check_fit(self, network: Network) -> None:
+        """Refuse a network of other images or classes; raises DatasetMismatch or LabelsOutOfRange."""
+        if not isinstance(network.inputs, ImageInput):
+            raise DatasetMismatch(f"split {self.name} holds images, the model takes text")
+        _check_fit(self, input_shape=network.inputs.shape, classes=network.outputs)
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
         if images.dtype == torch.uint8:
@@ -53,8 +59,7 @@ class ImageSplit:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-def check_fit(split: ImageSplit, *, input_shape: tuple[int, int, int], classes: int) -> None:
-    """Refuse a split that the model cannot read; raises DatasetMismatch or LabelsOutOfRange."""
+def _check_fit(split: ImageSplit, *, input_shape: tuple[int, ...], classes: int) -> None:
     if split.image_shape != input_shape:
         raise DatasetMismatch(
             f"split {split.name} holds images of shape {list(split.image_shape)} [channels, height, width], "

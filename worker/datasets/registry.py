@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from app.core.errors import InvalidDataset, UnsupportedFormat
-from worker.datasets.images import ImageSplit
+from worker.datasets.splits import Split
 from worker.protocol import DatasetInput
 
-Splits = Mapping[str, ImageSplit]
+Splits = Mapping[str, Split]
 Reader = Callable[[DatasetInput], Splits]
 
 

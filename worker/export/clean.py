@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from worker.datasets.registry import read_splits
 from worker.export.reload import (
     ANSWER_NAME,
-    PREDICTIONS_KEY,
-    PREDICTIONS_NAME,
+    RECORDS_NAME,
     REQUEST_NAME,
     Measured,
     ReloadRequest,
 )
 from worker.formats.registry import read_model
 from worker.lifeline import watch_stdin
-from worker.measure.accuracy import predict
 from worker.measure.latency import measure_latency
 from worker.measure.model import measure_model
+from worker.measure.records import record_split
 from worker.numerics import make_deterministic
+from worker.objectives.registry import find_task
 
 
 def main(folder: Path) -> None:
@@ -33,19 +33,21 @@ def main(folder: Path) -> None:
     make_deterministic(threads=request.threads)
     for file in request.files:
         load_file(file)
-    _predict(folder, request)
+    _record(folder, request)
     measured = _measure(request)
     (folder / ANSWER_NAME).write_text(measured.model_dump_json())
 
 
-def _predict(folder: Path, request: ReloadRequest) -> None:
+def _record(folder: Path, request: ReloadRequest) -> None:
     if request.dataset is None:
         return
     device = torch.device(request.device)
     module = read_model(request.exported).network.module.to(device)
     test = read_splits(request.dataset)["test"]
-    answers = predict(module, test, batch_size=request.evaluation.batch_size, device=device)
-    save_file({PREDICTIONS_KEY: answers}, folder / PREDICTIONS_NAME)
+    objective = find_task(request.dataset.task).objective
+    batch_size = request.evaluation.batch_size
+    records = record_split(module, test, objective, batch_size=batch_size, device=device)
+    save_file(records, folder / RECORDS_NAME)
 
 
 def _measure(request: ReloadRequest) -> Measured:

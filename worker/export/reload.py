@@ -17,8 +17,7 @@ from worker.protocol import DatasetInput, ModelInput
 
 REQUEST_NAME = "reload_request.json"
 ANSWER_NAME = "measured.json"
-PREDICTIONS_NAME = "reloaded.safetensors"
-PREDICTIONS_KEY = "classes"
+RECORDS_NAME = "reloaded.safetensors"
 _ROOT = Path(__file__).resolve().parents[2]
 # -I hides the environment's Python settings and the current folder; the one path it needs is handed over.
 _BOOTSTRAP = (

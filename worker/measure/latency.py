@@ -1,7 +1,6 @@
 """Measure how long inference takes, dense and pruned by turns, and say what the ratio comes from."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from app.core.report import LatencyResult, Milliseconds
 from app.core.spec import Latency
 from worker.measure.intervals import Interval, compute_speedup_interval
 from worker.measure.model import MeasuredModel
+from worker.models.inputs import Inputs, compute_logits, leaves
 from worker.models.registry import Network
 
 _WARMUP = 10
@@ -39,9 +39,7 @@ def measure_latency(
 ) -> LatencyResult:
     """Time both networks as the spec asks; `counted` are their numbers, which explain the ratio."""
     device = torch.device(settings.device)
-    shape = (settings.batch_size, *dense.input_shape)
-    batch = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    batch = batch.contiguous(memory_format=torch.channels_last)
+    batch = dense.inputs.blank(settings.batch_size, device)
     dense.module.to(device)
     pruned.module.to(device)
     timings = time_by_turns(dense.module, pruned.module, batch, repeats=settings.repeats)
@@ -59,25 +57,25 @@ def measure_latency(
     )
 
 
-def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: torch.Tensor, *, repeats: int) -> Timings:
-    """Time the forward pass of both models on `batch` [b, c, h, w], which lies on the models' device."""
+def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: Inputs, *, repeats: int) -> Timings:
+    """Time the forward pass of both models on a batch that lies on the models' device."""
     dense.eval()
     pruned.eval()
     with torch.inference_mode():
         for _ in range(_WARMUP):
-            dense(batch)
-            pruned(batch)
+            compute_logits(dense, batch)
+            compute_logits(pruned, batch)
         times = np.array([_time_pair(dense, pruned, batch, is_swapped=i % 2 == 1) for i in range(repeats)])
     return Timings(times[:, 0], times[:, 1])
 
 
-def measure_forward_ms(module: nn.Module, input_shape: tuple[int, ...], *, batch_size: int = 64) -> float:
+def measure_forward_ms(network: Network, *, batch_size: int = 64) -> float:
     """Return the milliseconds of one sample in a batch, the best of three after a warm-up."""
-    module.eval()
-    batch = torch.zeros(batch_size, *input_shape).contiguous(memory_format=torch.channels_last)
+    network.module.eval()
+    batch = network.inputs.blank(batch_size)
     with torch.inference_mode():
-        module(batch)
-        return min(_time_ms(module, batch) for _ in range(3)) / batch_size
+        compute_logits(network.module, batch)
+        return min(_time_ms(network.module, batch) for _ in range(3)) / batch_size
 
 
 def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) -> str:
@@ -99,7 +97,7 @@ def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) ->
 
 
 def _time_pair(
-    dense: nn.Module, pruned: nn.Module, batch: torch.Tensor, *, is_swapped: bool
+    dense: nn.Module, pruned: nn.Module, batch: Inputs, *, is_swapped: bool
 ) -> tuple[float, float]:
     # Whoever runs second finds the caches full of the first's weights, so the order alternates.
     if is_swapped:
@@ -113,9 +111,9 @@ def _summarise(times_ms: npt.NDArray[np.float64]) -> Milliseconds:
     return Milliseconds(p50=float(p50), p95=float(p95))
 
 
-def _time_ms(module: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> float:
+def _time_ms(module: nn.Module, batch: Inputs) -> float:
     start = time.perf_counter()
-    module(batch)
-    if batch.is_cuda:
+    compute_logits(module, batch)
+    if leaves(batch)[0].is_cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3

@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from worker.models.inputs import Inputs, compute_logits
+
 
 @dataclass(frozen=True)
 class LayerMacs:
@@ -29,9 +31,8 @@ class LayerMacs:
         return sum(self.by_weight.values()) + self.rest
 
 
-def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> LayerMacs:
-    """Count the products of one sample [1, *input_shape], those with zeros and with padding too."""
-    device = next(module.parameters()).device
+def count_macs(module: nn.Module, sample: Inputs) -> LayerMacs:
+    """Count the products of one sample (a batch of 1), those with zeros and with padding too."""
     layers = {
         f"{name}.weight" if name else "weight": layer
         for name, layer in module.named_modules()
@@ -40,7 +41,7 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> LayerMacs:
     module.eval()
     counter = _ProductCounter()
     with torch.no_grad(), _tell_layers(layers, counter), counter:
-        module(torch.zeros(1, *input_shape, device=device))
+        compute_logits(module, sample)
     return LayerMacs({name: counter.products[name] for name in layers}, counter.products[None])
 
 

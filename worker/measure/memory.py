@@ -9,24 +9,25 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from worker.models.inputs import Inputs, compute_logits, leaves
+
 
 def sum_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Add up the bytes of tensors, zeros included."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def measure_peak_bytes(module: nn.Module, input_shape: tuple[int, ...], *, batch_size: int = 1) -> int:
+def measure_peak_bytes(module: nn.Module, inputs: Inputs) -> int:
     """Return the most bytes of tensors alive at once in one forward pass, weights and input included.
 
     What a kernel allocates for itself and frees before it returns is not seen.
     """
     module.eval()
-    images = torch.zeros(batch_size, *input_shape, device=next(module.parameters()).device)
     live = _LiveStorages()
     with torch.no_grad(), live:
-        for tensor in (*module.parameters(), *module.buffers(), images):
+        for tensor in (*module.parameters(), *module.buffers(), *leaves(inputs)):
             live.follow(tensor)
-        module(images)
+        compute_logits(module, inputs)
     return live.peak_bytes
 
 

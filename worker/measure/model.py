@@ -45,7 +45,8 @@ class MeasuredModel(BaseModel):
 def measure_model(network: Network) -> MeasuredModel:
     """Count one model, running it once on a blank sample."""
     weights = dict(network.module.named_parameters())
-    macs = count_macs(network.module, network.input_shape)
+    blank = network.inputs.blank(1, next(network.module.parameters()).device)
+    macs = count_macs(network.module, blank)
     return MeasuredModel(
         tensors={
             name: MeasuredTensor(
@@ -58,5 +59,5 @@ def measure_model(network: Network) -> MeasuredModel:
         macs=macs.total,
         effective_macs=count_effective_macs(macs, weights),
         weights_bytes=sum_bytes([*network.module.parameters(), *network.module.buffers()]),
-        peak_inference_bytes=measure_peak_bytes(network.module, network.input_shape),
+        peak_inference_bytes=measure_peak_bytes(network.module, blank),
     )

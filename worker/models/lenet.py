@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from worker.models.inputs import ImageInput
 from worker.models.registry import Network, Params, register
 
 
@@ -79,4 +80,6 @@ def build_lenet_5(params: LeNet5Params) -> Network:
 
 
 def _network(module: nn.Module, params: LeNetParams) -> Network:
-    return Network(module, (params.in_channels, params.image_size, params.image_size), params.classes)
+    return Network(
+        module, ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
+    )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import nn
 
 from app.core.errors import UnknownArchitecture
+from worker.models.inputs import ImageInput, TextInput
 
 LIBRARY = "secateur"
 
@@ -22,11 +23,12 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Network:
-    """A model in evaluation mode; `input_shape` is [channels, height, width] of one sample."""
+    """A model in evaluation mode, what it takes, how many numbers it answers, and the tasks it can serve."""
 
     module: nn.Module
-    input_shape: tuple[int, int, int]
-    classes: int
+    inputs: ImageInput | TextInput
+    outputs: int
+    tasks: tuple[str, ...] = ("image-classification",)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
+from worker.models.inputs import ImageInput
 from worker.models.registry import Network, Params, register
 
 
@@ -98,4 +99,6 @@ class ViT(nn.Module):
     summary="A small vision transformer for small images: patches, attention heads, mean pooling.",
 )
 def build_vit(params: ViTParams) -> Network:
-    return Network(ViT(params), (params.in_channels, params.image_size, params.image_size), params.classes)
+    return Network(
+        ViT(params), ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
+    )

@@ -20,11 +20,11 @@ def check_model(work: Path, given: CheckInput) -> None:
         prunable_parameters=sum(layer.numel for layer in layers if layer.is_prunable),
         macs=measured.macs,
         input_signature={
-            "shape": list(network.input_shape),
-            "dtype": "float32",
-            "classes": network.classes,
+            **network.inputs.describe(),
+            "classes": network.outputs,
+            "tasks": list(network.tasks),
         },
-        forward_ms=measure_forward_ms(network.module, network.input_shape),
+        forward_ms=measure_forward_ms(network),
         layers=tuple(
             ModelLayer(
                 name=layer.name,

@@ -34,7 +34,8 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     if settings is None:
         return {"reason": "no finetune in the spec"}
     network = job.read_dense().network
-    training = Training(settings, job.splits["train"], job.spec.seed, job.device)
+    assert job.task is not None  # fine-tuning needs a dataset, which has a task
+    training = Training(settings, job.splits["train"], job.task.objective, job.spec.seed, job.device)
     run = _Run(job, make_pruner(job, network), training, progress)
     finetune(network.module, training, companion=run, dense=_read_teacher(job, settings))
     masks = run.pruner.masks

@@ -12,11 +12,12 @@ from torch import nn
 
 from app.core.errors import Unavailable
 from app.core.states import Stage
-from worker.datasets.images import ImageSplit
 from worker.datasets.registry import Splits, read_splits
+from worker.datasets.splits import Split
 from worker.formats.registry import LoadedModel, read_model
 from worker.formats.safetensors_file import read_tensors
 from worker.measure.size import digest_file
+from worker.objectives.registry import Task, find_task
 from worker.pipeline.folder import StageFolder
 from worker.protocol import DatasetInput, ModelInput, RunnerInput
 
@@ -62,8 +63,13 @@ class Job:
         return read_splits(self.given.dataset) if self.given.dataset else {}
 
     @property
-    def test_split(self) -> ImageSplit | None:
+    def test_split(self) -> Split | None:
         return self.splits.get("test")
+
+    @cached_property
+    def task(self) -> Task | None:
+        """What the dataset is for; None without a dataset."""
+        return find_task(self.given.dataset.task) if self.given.dataset else None
 
     def read_dense(self) -> LoadedModel:
         """Read the uploaded model, onto the job's device."""

@@ -4,17 +4,18 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from app.core.report import HistoryRow
-from worker.datasets.images import Batch
+from worker.datasets.splits import Batch
 from worker.measure.macs import count_macs
+from worker.models.inputs import move
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import MASKS_NAME, STATE_NAME, Job
 from worker.pipeline.rounds import Round
 from worker.pruning import MaskSet, Pruner
 from worker.pruning.measured import Measured
+from worker.pruning.statistics.calibration import Loss, logits_of
 
 _HISTORY_NAME = "history.json"
 _CALIBRATION_BATCHES = 4
@@ -25,12 +26,12 @@ def make_pruner(job: Job, network: Network) -> Pruner:
     """Make the pruner of a job's recipe for a network with its weights."""
     recipe = job.spec.recipe.model_dump(mode="json", exclude_none=True)
     counts_macs = job.spec.recipe.target.metric == "macs"
-    macs = count_macs(network.module, network.input_shape).by_weight if counts_macs else None
+    macs = count_macs(network.module, network.inputs.blank(1, job.device)).by_weight if counts_macs else None
     return Pruner(
         network.module,
         recipe,
         data=_draw_calibration_batches(job),
-        loss=functional.cross_entropy,
+        loss=_make_loss(job),
         seed=job.spec.seed,
         measured=Measured(macs=macs),
     )
@@ -80,4 +81,13 @@ def _draw_calibration_batches(job: Job) -> list[Batch] | None:
         return None
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(job.spec.seed))
     picks = torch.split(order[: _CALIBRATION_BATCHES * _CALIBRATION_BATCH_SIZE], _CALIBRATION_BATCH_SIZE)
-    return [(images.to(job.device), labels.to(job.device)) for images, labels in map(split.take, picks)]
+    batches = map(split.take, picks)
+    return [Batch(move(batch.inputs, job.device), batch.targets.to(job.device)) for batch in batches]
+
+
+def _make_loss(job: Job) -> Loss | None:
+    """Return the loss of the job's task, over whatever the model returns; None without a dataset."""
+    if job.task is None:
+        return None
+    objective = job.task.objective
+    return lambda outputs, targets: objective.loss(logits_of(outputs), targets)

@@ -31,7 +31,7 @@ from worker.measure.intervals import compute_drop_interval, compute_wilson_inter
 from worker.measure.size import measure_file
 from worker.pipeline.gates import judge_gates
 from worker.pipeline.job import Job, describe_device, describe_versions
-from worker.pipeline.predictions import read_predictions
+from worker.pipeline.predictions import read_records
 from worker.pipeline.pruning import make_pruner, read_history, read_masks
 from worker.pruning.layers import Layer, find_layers
 
@@ -140,9 +140,8 @@ def _compare_accuracy(job: Job) -> tuple[Metric, ...]:
 
 
 def _read_correct(job: Job, stage: Stage) -> npt.NDArray[np.bool_]:
-    assert job.test_split is not None  # asked by the caller
-    answers = read_predictions(job.folder(stage)) == job.test_split.labels
-    return cast(npt.NDArray[np.bool_], answers.numpy())
+    records = read_records(job.folder(stage))
+    return cast(npt.NDArray[np.bool_], (records["prediction"] == records["truth"]).numpy())
 
 
 def _share(correct: npt.NDArray[np.bool_]) -> float:

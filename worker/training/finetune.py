@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,8 +10,9 @@ from torch import nn
 
 from app.core.errors import DivergedTraining
 from app.core.spec import Finetune
-from worker.datasets.images import ImageSplit
-from worker.training.augment import crop_and_flip
+from worker.datasets.splits import Split
+from worker.models.inputs import Inputs, compute_logits, move
+from worker.objectives.registry import Objective
 from worker.training.batches import BatchPlan
 from worker.training.objective import Teacher, compute_loss
 from worker.training.optimizers import compute_rate, make_optimizer, set_rate
@@ -29,11 +29,11 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Which samples of the split, [b]; their images [b, c, h, w] and labels [b] on the device."""
+    """Which samples of the split, [b]; their inputs and targets on the device."""
 
     indices: torch.Tensor
-    images: torch.Tensor
-    labels: torch.Tensor
+    inputs: Inputs
+    targets: torch.Tensor
 
 
 class Companion(Protocol):
@@ -57,7 +57,8 @@ class Training:
     """Everything that decides a fine-tune's outcome."""
 
     settings: Finetune
-    split: ImageSplit
+    split: Split
+    objective: Objective
     seed: int
     device: torch.device
 
@@ -87,7 +88,7 @@ def finetune(module: nn.Module, training: Training, *, companion: Companion, den
         # Pruning may have looked at the model in evaluation mode.
         module.train()
         set_rate(optimizer, compute_rate(step, training.steps, training.settings))
-        loss, accuracy = _measure(module, batch, teacher=teacher, settings=training.settings)
+        loss, accuracy = _measure(module, batch, teacher=teacher, training=training)
         result = StepResult(step, float(loss.detach()), accuracy)
         if not math.isfinite(result.loss):
             raise _diverged(f"the loss became {result.loss} at step {step + 1} of {training.steps}", training)
@@ -103,16 +104,17 @@ def finetune(module: nn.Module, training: Training, *, companion: Companion, den
 
 
 def _measure(
-    module: nn.Module, batch: _Batch, *, teacher: Teacher | None, settings: Finetune
+    module: nn.Module, batch: _Batch, *, teacher: Teacher | None, training: Training
 ) -> tuple[torch.Tensor, float]:
-    logits = module(batch.images)
+    logits = compute_logits(module, batch.inputs)
     loss = compute_loss(
         logits,
-        batch.labels,
-        teacher_logits=teacher.answer(batch.indices, batch.images) if teacher else None,
-        distillation=settings.distillation,
+        batch.targets,
+        objective=training.objective,
+        teacher_logits=teacher.answer(batch.indices, batch.inputs) if teacher else None,
+        distillation=training.settings.distillation,
     )
-    return loss, float((logits.detach().argmax(1) == batch.labels).float().mean())
+    return loss, float((logits.detach().argmax(1) == batch.targets).float().mean())
 
 
 def _make_teacher(training: Training, dense: nn.Module | None) -> Teacher | None:
@@ -123,12 +125,12 @@ def _make_teacher(training: Training, dense: nn.Module | None) -> Teacher | None
 
 def _draw_batches(training: Training) -> Iterator[_Batch]:
     generator = torch.Generator().manual_seed(training.seed)
-    augment = partial(crop_and_flip, generator=generator) if training.settings.augment else None
     order = training.plan.indices(generator)
     for _ in range(training.steps):
         indices = next(order)
-        images, labels = training.split.take(indices, augment=augment)
-        yield _Batch(indices, images.to(training.device), labels.to(training.device))
+        variation = generator if training.settings.augment else None
+        batch = training.split.take(indices, generator=variation)
+        yield _Batch(indices, move(batch.inputs, training.device), batch.targets.to(training.device))
 
 
 def _diverged(what: str, training: Training) -> DivergedTraining:

@@ -181,7 +181,9 @@ def _read_directory(directory: bytes, count: int) -> list[_Record]:
         if signature != b"PK\x01\x02" or disk or comment_bytes or at > len(directory):
             raise InvalidDataset("the archive's directory is not valid")
         if version & 0xFF > _ZIP64_VERSION:  # the high byte names a system
-            raise InvalidDataset(f"{name!a} asks for zip version {(version & 0xFF) / 10}; at most 4.5 is read")
+            raise InvalidDataset(
+                f"{name!a} asks for zip version {(version & 0xFF) / 10}; at most 4.5 is read"
+            )
         if (mode >> 28) not in (0, 0x8):  # a regular file, or no Unix mode at all
             raise InvalidDataset(f"{name!a} is a link, a folder or a device")
         size, packed, offset = _read_extra64(extra, [size, packed, offset])

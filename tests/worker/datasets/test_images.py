@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from app.core.errors import DatasetMismatch, LabelsOutOfRange
-from worker.datasets.images import ImageSplit, check_fit
+from worker.datasets.images import ImageSplit
+from worker.models.inputs import ImageInput
+from worker.models.registry import Network
 
 
 def make_split(labels: list[int], shape: tuple[int, ...] = (1, 8, 8)) -> ImageSplit:
@@ -13,7 +16,7 @@ def make_split(labels: list[int], shape: tuple[int, ...] = (1, 8, 8)) -> ImageSp
 
 
 def check(split: ImageSplit) -> None:
-    check_fit(split, input_shape=(1, 8, 8), classes=3)
+    split.check_fit(Network(nn.Identity(), ImageInput((1, 8, 8)), 3))
 
 
 @pytest.mark.parametrize("labels", [[0], [2], [0, 1, 2], [1, 1]])

@@ -90,4 +90,4 @@ def test_the_result_says_how_it_was_measured():
 
 def test_one_sample_of_a_batch_takes_some_time():
     network: Network = build({"name": "lenet-300-100"})
-    assert measure_forward_ms(network.module, network.input_shape) > 0
+    assert measure_forward_ms(network) > 0

@@ -12,7 +12,7 @@ from worker.models.registry import architectures, build
 
 
 def count(module: nn.Module, *shape: int):
-    macs = count_macs(module, shape)
+    macs = count_macs(module, torch.zeros(1, *shape))
     return macs, count_effective_macs(macs, dict(module.named_parameters()))
 
 
@@ -71,9 +71,9 @@ def test_products_outside_of_layers_are_counted_too():
 @pytest.mark.parametrize("name", architectures())
 def test_every_architecture_has_as_many_as_torchs_own_counter_says(name):
     network = build({"name": name})
-    macs, _ = count(network.module, *network.input_shape)
+    macs, _ = count(network.module, *network.inputs.shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.module(torch.zeros(1, *network.input_shape))
+        network.module(torch.zeros(1, *network.inputs.shape))
     assert 2 * macs.total == counter.get_total_flops()
 
 
@@ -81,5 +81,5 @@ def test_every_architecture_has_as_many_as_torchs_own_counter_says(name):
 def test_counting_leaves_the_model_as_it_was(name):
     network = build({"name": name})
     before = {key: value.clone() for key, value in network.module.state_dict().items()}
-    count(network.module, *network.input_shape)
+    count(network.module, *network.inputs.shape)
     assert all(torch.equal(value, before[key]) for key, value in network.module.state_dict().items())

@@ -14,8 +14,8 @@ from worker.models.resnet import BasicBlock
 @pytest.mark.parametrize("name", architectures())
 def test_every_architecture_maps_its_input_to_its_classes(name):
     network = build({"library": "secateur", "name": name})
-    batch = torch.rand(2, *network.input_shape)
-    assert network.module(batch).shape == (2, network.classes)
+    batch = torch.rand(2, *network.inputs.shape)
+    assert network.module(batch).shape == (2, network.outputs)
     assert not network.module.training
 
 
@@ -23,7 +23,7 @@ def test_every_architecture_maps_its_input_to_its_classes(name):
 def test_every_architecture_takes_other_channels_sizes_and_classes(name):
     params = {"in_channels": 2, "image_size": 16, "classes": 7}
     network = build({"name": name, "params": params})
-    assert network.input_shape == (2, 16, 16)
+    assert network.inputs.shape == (2, 16, 16)
     assert network.module(torch.rand(1, 2, 16, 16)).shape == (1, 7)
 
 

@@ -8,6 +8,7 @@ from app.core.errors import DivergedTraining
 from app.core.spec import Distillation, Finetune
 from worker.datasets.images import ImageSplit
 from worker.models.registry import build
+from worker.objectives.classification import Classification
 from worker.pruning import Pruner
 from worker.training.finetune import StepResult, Training, finetune
 
@@ -53,7 +54,7 @@ def train(**settings) -> tuple[nn.Module, Companion]:
     given = {"max_steps": 12, "batch_size": 32, "learning_rate": 0.05, **settings}
     module = make_model()
     companion = Companion(module)
-    training = Training(Finetune(**given), make_split(), 0, torch.device("cpu"))
+    training = Training(Finetune(**given), make_split(), Classification(), 0, torch.device("cpu"))
     finetune(module, training, companion=companion, dense=make_model())
     return module, companion
 

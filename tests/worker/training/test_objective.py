@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from app.core.spec import Distillation
 from worker.datasets.images import ImageSplit
+from worker.objectives.classification import Classification
 from worker.training.objective import Teacher, compute_loss
 
 seeds = st.integers(0, 10**6)
@@ -25,7 +26,9 @@ def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_no_weight_on_the_teacher_leaves_cross_entropy(seed, temperature):
     logits, labels, teacher = draw(seed)
     settings = Distillation(alpha=0.0, temperature=temperature)
-    loss = compute_loss(logits, labels, teacher_logits=teacher, distillation=settings)
+    loss = compute_loss(
+        logits, labels, objective=Classification(), teacher_logits=teacher, distillation=settings
+    )
     assert torch.allclose(loss, functional.cross_entropy(logits, labels))
 
 
@@ -33,8 +36,12 @@ def test_no_weight_on_the_teacher_leaves_cross_entropy(seed, temperature):
 def test_agreeing_with_the_teacher_costs_nothing_and_anything_else_costs(seed, temperature):
     logits, labels, teacher = draw(seed)
     settings = Distillation(alpha=1.0, temperature=temperature)
-    agreeing = compute_loss(teacher, labels, teacher_logits=teacher, distillation=settings)
-    differing = compute_loss(logits, labels, teacher_logits=teacher, distillation=settings)
+    agreeing = compute_loss(
+        teacher, labels, objective=Classification(), teacher_logits=teacher, distillation=settings
+    )
+    differing = compute_loss(
+        logits, labels, objective=Classification(), teacher_logits=teacher, distillation=settings
+    )
     assert abs(float(agreeing)) < 1e-4
     assert float(differing) > float(agreeing)
 
@@ -48,7 +55,9 @@ def test_the_loss_is_hintons(seed, temperature, alpha):
     hard = -torch.log_softmax(logits.double(), 1)[torch.arange(5), labels].mean()
     expected = (1 - alpha) * hard + alpha * temperature**2 * soft
     settings = Distillation(alpha=alpha, temperature=temperature)
-    loss = compute_loss(logits, labels, teacher_logits=teacher, distillation=settings)
+    loss = compute_loss(
+        logits, labels, objective=Classification(), teacher_logits=teacher, distillation=settings
+    )
     assert float(loss) == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
 
 

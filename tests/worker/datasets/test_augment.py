@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from worker.training.augment import crop_and_flip
+from worker.datasets.augment import crop_and_flip
 
 
 def augment(images: torch.Tensor, seed: int) -> torch.Tensor:

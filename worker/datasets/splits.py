@@ -1,0 +1,37 @@
+"""What every split of a dataset promises, whatever its task: samples by index, and batches in order."""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+
+from worker.models.inputs import Inputs
+from worker.models.registry import Network
+
+
+class Batch(NamedTuple):
+    """`inputs` as the network takes them, `targets` [b, …] as the task's objective does; on the CPU."""
+
+    inputs: Inputs
+    targets: torch.Tensor
+
+
+class Split(Protocol):
+    """One split, in memory."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
+        """Return the samples at `indices` [b]; with a generator varied at random, for training."""
+        ...
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the whole split in its order; the last batch may be smaller."""
+        ...
+
+    def check_fit(self, network: Network) -> None:
+        """Refuse a network that cannot read the samples or answer them, with an error of InvalidDataset's."""
+        ...
