@@ -1,15 +1,14 @@
 """The pruner: what a training loop holds to prune a model step by step and to keep it pruned."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worker.pruning.attachments import Attachments, Optimizer
-from worker.pruning.calculation import Calculation
-from worker.pruning.errors import NeedsTraining, NoCycle
-from worker.pruning.grouping import make_masks
+from worker.pruning.decision import Data, Decider
+from worker.pruning.errors import NoCycle
 from worker.pruning.history import Reached, compare
 from worker.pruning.holding import Holder
 from worker.pruning.layers import Layer, find_parameters
@@ -17,13 +16,11 @@ from worker.pruning.learning import ScoreLearner
 from worker.pruning.masks import MaskSet
 from worker.pruning.measured import Measured
 from worker.pruning.plan import make_plan
-from worker.pruning.protocols import Cycles, LearnsScores, UpdatesWeights
+from worker.pruning.protocols import Cycles, LearnsScores
 from worker.pruning.recipe import Recipe, read_recipe
 from worker.pruning.rounds import Round, find_rounds, last_pruning_step
 from worker.pruning.state import Progress, dump_state, read_state
-from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
-
-Data = Iterable[tuple[Inputs, Targets]]
+from worker.pruning.statistics.calibration import Loss
 
 
 class Pruner:
@@ -56,11 +53,8 @@ class Pruner:
         self.recipe = read_recipe(recipe)
         self.steps = steps
         self._plan = make_plan(model, self.recipe)
-        # An iterator could be read once only; every update reads the data.
-        self._data = list(data) if isinstance(data, Iterator) else data
-        self._loss = loss
+        self._decider = Decider(model, self._plan, self.recipe, data=data, loss=loss, measured=measured)
         self.seed = seed
-        self._measured = measured or Measured()
         layers, criterion = self._plan.pruned_layers, self._plan.criterion
         parameters = {layer.name: find_parameters(model, layer) for layer in layers}
         self._holder = Holder(layers, parameters)
@@ -231,45 +225,16 @@ class Pruner:
 
     @torch.no_grad()
     def _prune(self, planned: Round, *, may_revive: bool = False) -> None:
-        before = self.masks
+        before, masks = self.masks, self._holder.masks
         if self._learner is None:
-            self._decide(planned.fraction, {} if may_revive else self._holder.masks)
+            kept = {} if may_revive else masks
+            self._holder.masks = self._decider.decide(planned.fraction, kept, seed=self.seed)
         else:
-            self._decide_by_learned(planned, self._learner)
+            self._holder.masks = self._decider.decide_by_learned(
+                self._learner, planned.fraction, masks, seed=self.seed
+            )
         self._apply()
         self._progress.add(compare(planned, before, self.masks))
-
-    def _decide_by_learned(self, planned: Round, learner: ScoreLearner) -> None:
-        if not learner.scores:
-            raise NeedsTraining(
-                f"{self.recipe.criterion.name} needs training steps to learn its scores from, and there was none "
-                "yet: attach the optimizer, train, and let the schedule start after the first step"
-            )
-        learner.uncover(self._holder.masks)
-        try:
-            # All weights take part again, those pruned with the value that they had.
-            self._decide(planned.fraction, {}, learned=learner.scores)
-        finally:
-            learner.cover(self._holder.masks)
-
-    def _decide(
-        self, fraction: float, before: Mapping[str, Tensor], learned: Mapping[str, Tensor] | None = None
-    ) -> None:
-        plan = self._plan
-        calibration = Calibration(self._data, self._loss, seed=self.seed)
-        calculation = Calculation(
-            self.model, plan, self.recipe, before, calibration, self._measured, learned=learned
-        )
-        masks: dict[str, Tensor] = {}
-        for unit, groups in zip(plan.units, calculation.kept_groups(fraction), strict=True):
-            masks.update(make_masks(plan.pattern, unit, groups))
-        self._holder.masks = masks
-        if isinstance(plan.criterion, UpdatesWeights):
-            for layer in plan.pruned_layers:
-                updated = plan.criterion.update_weight(
-                    layer.weight, masks[layer.name], calculation.statistics[layer.name]
-                )
-                layer.weight.copy_(updated)
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self._learner is not None:

@@ -279,6 +279,12 @@ def as_read(stored: object, tensors: dict[str, Tensor]) -> object:
 
 RESUMED = {
     "cubic": CUBIC,
+    "movement": {**CUBIC, "criterion": {"name": "movement"}},
+    "movement_soft": {
+        **CUBIC,
+        # Fast enough that scores fall under the threshold in so few steps.
+        "criterion": {"name": "movement_soft", "params": {"score_learning_rate": 0.3}},
+    },
 }
 
 
