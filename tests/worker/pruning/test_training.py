@@ -285,6 +285,8 @@ RESUMED = {
         # Fast enough that scores fall under the threshold in so few steps.
         "criterion": {"name": "movement_soft", "params": {"score_learning_rate": 0.3}},
     },
+    "rigl": {**ONE_SHOT, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.1}}},
+    "set": {**ONE_SHOT, "schedule": {"name": "set", "params": {"interval_fraction": 0.1}}},
 }
 
 
