@@ -1,8 +1,8 @@
 """The lottery ticket schedule: train, prune, go back to an early state of the weights, and again.
 
 Frankle and Carbin 2019, arXiv:1803.03635, section 2: each of n rounds prunes the same share of what is left
-and resets the rest to the initial weights. Frankle et al. 2020, arXiv:1912.05671: to those at an early step of
-the first training instead, where the initial ones do not do. The controls are theirs too: a mask drawn by
+and resets the rest to the initial weights. Frankle et al. 2020, arXiv:1912.05671: to those at an early step
+of the first training instead, where the initial ones do not do. The controls are theirs too: a mask drawn by
 chance with the same count in every layer, and the mask on weights initialised anew.
 """
 
