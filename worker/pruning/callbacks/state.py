@@ -15,6 +15,7 @@ from worker.pruning.errors import PruningError
 
 _METADATA_KEY = "state"
 _TENSOR = "$tensor"
+_ITEMS = "$items"
 
 
 class InvalidState(PruningError):
@@ -22,10 +23,11 @@ class InvalidState(PruningError):
 
 
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:  # Any: tensors and JSON values, nested
-    """Write a state in place of what the path holds, all of it or nothing; the same state gives the same bytes.
+    """Write a state in place of what the path holds, whole or not at all; equal states give equal bytes.
 
     A state is a mapping of strings to tensors (any shape, dtype and device), JSON values, and lists and
-    mappings of them; a tuple is written as a list. Raises InvalidState for anything else.
+    mappings of them; a tuple is written as a list. The keys of a mapping are strings, or all integers, as an
+    optimizer's state has them. Raises InvalidState for anything else.
     """
     tensors: dict[str, Tensor] = {}
     plain = _take_tensors(state, "", tensors)
@@ -65,9 +67,19 @@ def _take_tensors(value: object, pointer: str, tensors: dict[str, Tensor]) -> ob
         tensors[pointer] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return {_TENSOR: pointer}
     if isinstance(value, Mapping):
+        if value and all(type(key) is int for key in value):
+            # JSON would make strings of them.
+            return {
+                _ITEMS: [
+                    [key, _take_tensors(item, _below(pointer, str(key)), tensors)]
+                    for key, item in value.items()
+                ]
+            }
         for key in value:
-            if not isinstance(key, str) or key == _TENSOR:
-                raise InvalidState(f"a key of a state is a string other than {_TENSOR}, found {key!r}")
+            if not isinstance(key, str) or key in (_TENSOR, _ITEMS):
+                raise InvalidState(
+                    f"a key is an integer, or a string but {_TENSOR} and {_ITEMS}, found {key!r}"
+                )
         return {key: _take_tensors(item, _below(pointer, key), tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_take_tensors(item, _below(pointer, str(i)), tensors) for i, item in enumerate(value)]
@@ -83,6 +95,8 @@ def _put_tensors(value: object, tensors: Mapping[str, Tensor]) -> object:
     if isinstance(value, dict):
         if _TENSOR in value:
             return tensors[value[_TENSOR]]
+        if _ITEMS in value:
+            return {key: _put_tensors(item, tensors) for key, item in value[_ITEMS]}
         return {key: _put_tensors(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_put_tensors(item, tensors) for item in value]

@@ -23,7 +23,11 @@ KEYS = st.sampled_from(["a", "b", "a/b", "~", "~1", "", "c.weight"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
     LEAVES | st.text() | st.sampled_from(TENSORS),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(KEYS, inner, max_size=3)
+        | st.dictionaries(st.integers(), inner, min_size=1, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -77,8 +81,15 @@ def test_a_pruners_state_comes_back_and_restores_its_masks(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "state",
-    [{"a": object()}, {1: 2}, {"a": {"$tensor": "/a"}}, {"a": float("nan")}, {"a": {3}}],
-    ids=["object", "integer key", "the key of tensors", "nan", "set"],
+    [
+        {"a": object()},
+        {1: 2, "a": 3},
+        {"a": {"$tensor": "/a"}},
+        {"a": float("nan")},
+        {"a": {3}},
+        {"$items": []},
+    ],
+    ids=["object", "mixed keys", "the key of tensors", "nan", "set", "the key of items"],
 )
 def test_what_is_neither_tensor_nor_json_is_refused_and_nothing_is_written(
     tmp_path: Path, state: dict
