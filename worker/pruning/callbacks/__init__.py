@@ -1,1 +1,1 @@
-"""Callbacks that put the pruner into training loops of others; each needs the package that it is named after."""
+"""Callbacks that put the pruner into the training loops of others; each needs the package in its name."""
