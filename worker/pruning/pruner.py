@@ -19,6 +19,7 @@ from worker.pruning.measured import Measured
 from worker.pruning.plan import make_plan
 from worker.pruning.protocols import Cycles, LearnsScores, UpdatesWeights
 from worker.pruning.recipe import Recipe, read_recipe
+from worker.pruning.replicas import agree
 from worker.pruning.rounds import Round, find_rounds, last_pruning_step
 from worker.pruning.state import Progress, dump_state, read_state
 from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
@@ -263,13 +264,13 @@ class Pruner:
         masks: dict[str, Tensor] = {}
         for unit, groups in zip(plan.units, calculation.kept_groups(fraction), strict=True):
             masks.update(make_masks(plan.pattern, unit, groups))
-        self._holder.masks = masks
+        self._holder.masks = {name: agree(mask) for name, mask in masks.items()}
         if isinstance(plan.criterion, UpdatesWeights):
             for layer in plan.pruned_layers:
                 updated = plan.criterion.update_weight(
                     layer.weight, masks[layer.name], calculation.statistics[layer.name]
                 )
-                layer.weight.copy_(updated)
+                layer.weight.copy_(agree(updated))
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self._learner is not None:
