@@ -17,7 +17,8 @@ except ImportError:
         ) from error
 
 from worker.pruning.callbacks.run import check_one_run, finish
-from worker.pruning.pruner import Data, Pruner
+from worker.pruning.decision import Data
+from worker.pruning.pruner import Pruner
 from worker.pruning.recipe import Recipe
 from worker.pruning.statistics.calibration import Loss
 

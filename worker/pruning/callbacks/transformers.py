@@ -17,8 +17,9 @@ except ImportError as error:
 
 from worker.pruning.callbacks.run import check_one_run, finish
 from worker.pruning.callbacks.state import load_state, save_state
+from worker.pruning.decision import Data
 from worker.pruning.errors import MaskMismatch
-from worker.pruning.pruner import Data, Pruner
+from worker.pruning.pruner import Pruner
 from worker.pruning.recipe import Recipe
 from worker.pruning.statistics.calibration import Loss
 
