@@ -18,6 +18,9 @@ RECIPES = {
     "magnitude": {"target": {"value": 0.7}, "schedule": SCHEDULE},
     # Reads data, which every process has its own part of.
     "taylor": {"target": {"value": 0.7}, "schedule": SCHEDULE, "criterion": {"name": "taylor"}},
+    "movement": {"target": {"value": 0.7}, "schedule": SCHEDULE, "criterion": {"name": "movement"}},
+    # Grows weights where the gradients are largest.
+    "rigl": {"target": {"value": 0.7}, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.25}}},
     # Changes the kept weights too, by the data.
     "sparsegpt": {"target": {"value": 0.5}, "criterion": {"name": "sparsegpt"}},
 }

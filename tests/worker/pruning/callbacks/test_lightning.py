@@ -17,6 +17,11 @@ from worker.pruning.callbacks.lightning import PruningCallback
 
 STEPS = 6
 RECIPE = {"target": {"value": 0.75}, "schedule": {"name": "cubic"}}
+# What reads the gradients of the training: at every other step, and at every step.
+LEARNING = {
+    "rigl": {**RECIPE, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.34}}},
+    "movement": {**RECIPE, "criterion": {"name": "movement"}},
+}
 # The cubic ramp over three of six steps: 0.75 (1 - (1 - t)^3) at t = 1/3, 2/3, 1, of 288 weights.
 RAMP = [round(0.75 * 288 * (1 - (1 - t / 3) ** 3)) / 288 for t in (1, 2, 3, 3, 3, 3)]
 
@@ -135,17 +140,20 @@ def test_the_masks_of_a_part_have_the_names_of_the_part(tmp_path: Path) -> None:
     assert set(callback.pruner.masks) == {"0.weight", "2.weight"}
 
 
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, callback = module(), PruningCallback(RECIPE)
+@pytest.mark.parametrize("recipe", [RECIPE, *LEARNING.values()], ids=["cubic", *LEARNING])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, recipe: dict[str, object]) -> None:
+    whole, callback = module(), PruningCallback(recipe)
     # At the end of epochs, since Lightning starts an epoch anew that was left in its middle.
     every = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1)
     make_trainer(tmp_path, callback, every, max_epochs=3).fit(whole, loader(24))
-    resumed, other = module(), PruningCallback(RECIPE)
+    resumed, other = module(), PruningCallback(recipe)
     trainer = make_trainer(tmp_path, other, max_epochs=3)
     trainer.fit(resumed, loader(24), ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
     assert trainer.global_step == STEPS
     assert len(resumed.weights_at_forward) == STEPS - 2
     assert other.pruner.masks == callback.pruner.masks
+    assert other.pruner.masks.sparsity == 0.75
+    assert len(other.pruner.history) >= 3
     assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
 
 

@@ -21,6 +21,11 @@ from worker.pruning.errors import MaskMismatch
 
 STEPS = 6
 RECIPE = {"target": {"value": 0.75}, "schedule": {"name": "cubic"}}
+# What reads the gradients of the training: at every other step, and at every step.
+LEARNING = {
+    "rigl": {**RECIPE, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.34}}},
+    "movement": {**RECIPE, "criterion": {"name": "movement"}},
+}
 SAMPLES = [
     {"input_ids": torch.randint(20, (8,), generator=torch.Generator().manual_seed(i)), "labels": i % 2}
     for i in range(32)
@@ -130,6 +135,21 @@ def test_a_resumed_run_ends_with_the_same_bits(
     resumed.train(resume_from_checkpoint=True if resume is True else str(tmp_path / "checkpoint-2"))
     assert other.pruner.masks == callback.pruner.masks
     assert all(map(torch.equal, parameters(resumed.model), parameters(trainer.model)))
+
+
+@pytest.mark.parametrize("recipe", LEARNING.values(), ids=LEARNING)
+def test_a_resumed_run_that_reads_its_gradients_ends_with_the_same_bits(
+    tmp_path: Path, recipe: dict[str, object]
+) -> None:
+    callback, other = PruningCallback(recipe), PruningCallback(recipe)
+    whole = make_trainer(tmp_path, callback)
+    whole.train()
+    resumed = make_trainer(tmp_path, other)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert len(other.pruner.history) >= 3
+    assert other.pruner.masks.sparsity == pytest.approx(0.75, abs=0.001)
+    assert other.pruner.masks == callback.pruner.masks
+    assert all(map(torch.equal, parameters(resumed.model), parameters(whole.model)))
 
 
 def test_a_checkpoint_without_its_state_says_where_it_was_looked_for(
