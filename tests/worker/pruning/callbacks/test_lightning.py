@@ -172,6 +172,12 @@ def test_endless_training_needs_to_be_told_its_steps(tmp_path: Path) -> None:
         make_trainer(tmp_path, PruningCallback(RECIPE), max_epochs=-1).fit(module(), loader())
 
 
+def test_a_schedule_of_several_trainings_is_refused(tmp_path: Path) -> None:
+    callback = PruningCallback({**RECIPE, "schedule": {"name": "lottery_ticket"}})
+    with pytest.raises(ValueError, match=r"lottery_ticket trains \d+ times, and a callback serves one"):
+        make_trainer(tmp_path, callback).fit(module(), loader())
+
+
 def test_the_best_checkpoint_is_the_best_of_the_full_sparsity(tmp_path: Path) -> None:
     best = ModelCheckpoint(
         tmp_path, filename="{step}", monitor="chosen", mode="max", save_on_train_epoch_end=False

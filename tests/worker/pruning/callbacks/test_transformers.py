@@ -152,6 +152,12 @@ def test_a_resumed_run_that_reads_its_gradients_ends_with_the_same_bits(
     assert all(map(torch.equal, parameters(resumed.model), parameters(whole.model)))
 
 
+def test_a_schedule_of_several_trainings_is_refused(tmp_path: Path) -> None:
+    callback = PruningCallback({**RECIPE, "schedule": {"name": "lottery_ticket"}})
+    with pytest.raises(ValueError, match=r"lottery_ticket trains \d+ times, and a callback serves one"):
+        make_trainer(tmp_path, callback).train()
+
+
 def test_a_checkpoint_without_its_state_says_where_it_was_looked_for(
     run: tuple[Path, Trainer, PruningCallback], tmp_path: Path
 ) -> None:
