@@ -1,7 +1,6 @@
 """Check a job spec against what exists: the catalog, the model, the dataset; and fill in every default."""
 
 from dataclasses import dataclass
-from typing import get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,18 +14,16 @@ from app.core.errors import (
     LabelsOutOfRange,
     ModelRejected,
 )
-from app.core.spec import Choice, JobSpec, MetricName
+from app.core.spec import Choice, JobSpec
 from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject, Model
 from app.services import faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_row_faults
+from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
 
 _NEEDS_DATA = frozenset({"gradients", "activations", "training"})
 _NEEDS_TRAINING = "training"
-_GATES_ON_ANSWERS = frozenset(
-    {"worst_class_drop"} | {f"{name}{suffix}" for name in get_args(MetricName) for suffix in ("", "_drop")}
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
     items += _find_missing_rows(spec, model, dataset)
     items += _find_unmet_needs(spec, catalog, dataset)
     if dataset is not None:
-        spec, unknown = _resolve_metrics(spec, catalog, dataset)
+        spec, unknown = resolve_metrics(spec, catalog, dataset)
         items += unknown
     if model is not None and model.inspection is not None:
         items += find_row_faults(spec.recipe.layers, model.inspection["layers"])
@@ -130,7 +127,7 @@ def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) 
     wants_data += [
         (f"/gates/{i}/metric", f"a gate on {gate.metric} needs an evaluation")
         for i, gate in enumerate(spec.gates)
-        if gate.metric in _GATES_ON_ANSWERS
+        if gate.metric in GATES_ON_ANSWERS
     ]
     wants_data += [
         (f"/evaluation/metrics/{i}", f"measuring {name} needs answers to compare")
@@ -142,38 +139,6 @@ def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) 
         ErrorItem(pointer=at, code="dataset_required", detail=f"{why}: give dataset_id")
         for at, why in wants_data
     ]
-
-
-def _resolve_metrics(spec: JobSpec, catalog: Catalog, dataset: Dataset) -> tuple[JobSpec, list[ErrorItem]]:
-    """Name all metrics of the task where none is named; find those, also in gates, that it does not have."""
-    known = next((task.metrics for task in catalog.tasks if task.name == dataset.task), ())
-    metrics = spec.evaluation.metrics or known
-    items = [
-        ErrorItem(
-            pointer=f"/evaluation/metrics/{i}",
-            code="unknown_metric",
-            detail=f"{dataset.task} is not measured by {name}; there are: {', '.join(known)}",
-        )
-        for i, name in enumerate(metrics)
-        if name not in known
-    ]
-    items += [
-        ErrorItem(
-            pointer=f"/gates/{i}/metric",
-            code="metric_not_measured",
-            detail=f"a gate on {gate.metric} is never evaluated: the job measures {', '.join(metrics)}",
-        )
-        for i, gate in enumerate(spec.gates)
-        if gate.metric in _GATES_ON_ANSWERS and not _is_measured(gate.metric, metrics, known)
-    ]
-    evaluation = spec.evaluation.model_copy(update={"metrics": metrics})
-    return spec.model_copy(update={"evaluation": evaluation}), items
-
-
-def _is_measured(gate_metric: str, metrics: tuple[str, ...], known: tuple[str, ...]) -> bool:
-    if gate_metric == "worst_class_drop":  # of every classification, whatever else is measured
-        return "accuracy" in known
-    return gate_metric.removesuffix("_drop") in metrics
 
 
 def _find_missing_split(wants_data: list[tuple[str, str]], dataset: Dataset) -> list[ErrorItem]:

@@ -86,7 +86,9 @@ def _compute_mcc(answers: Answers, weights: Counts) -> Floats:
     n = weights.sum(axis=1)
     covariance = hits.sum(axis=1) * n - (predicted * true).sum(axis=1)
     spread = (n**2 - (predicted**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1))
-    return np.divide(covariance, np.sqrt(spread), out=np.zeros(len(weights)), where=spread > 0)
+    is_defined = spread > 0
+    correlation: Floats = np.where(is_defined, covariance, 0.0) / np.sqrt(np.where(is_defined, spread, 1.0))
+    return correlation
 
 
 def _compute_perplexity(answers: Answers, weights: Counts) -> Floats:
