@@ -100,9 +100,10 @@ def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) ->
 
 def _choose_batch_size(network: Network) -> int:
     """Return 64, or as many texts as hold 2,048 tokens: the logits of 64 long ones can fill 13 GB."""
-    if isinstance(network.inputs, TextInput):
-        return max(1, min(_FORWARD_BATCH, _FORWARD_TOKENS // network.inputs.max_tokens))
-    return _FORWARD_BATCH
+    if not isinstance(network.inputs, TextInput):
+        return _FORWARD_BATCH
+    tokens = leaves(network.inputs.blank(1))[0].shape[1]
+    return max(1, min(_FORWARD_BATCH, _FORWARD_TOKENS // tokens))
 
 
 def _time_pair(
