@@ -70,10 +70,10 @@ def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: Inputs, *, repeats
     return Timings(times[:, 0], times[:, 1])
 
 
-def measure_forward_ms(network: Network) -> float:
+def measure_forward_ms(network: Network, *, batch_size: int | None = None) -> float:
     """Return the milliseconds of one sample in a batch, the best of three after a warm-up."""
     network.module.eval()
-    batch_size = _choose_batch_size(network)
+    batch_size = batch_size or _choose_batch_size(network)
     batch = network.inputs.blank(batch_size)
     with torch.inference_mode():
         compute_logits(network.module, batch)
