@@ -262,6 +262,10 @@ class DivergedTraining(JobError):
     status, code, title, blame = 422, "diverged", "Training diverged", Blame.USER
 
 
+class NonfiniteAnswers(JobError):
+    status, code, title, blame = 422, "nonfinite_answers", "The model answers NaN or infinity", Blame.USER
+
+
 class OutOfMemory(JobError):
     code, title, blame = "out_of_memory", "The worker has not enough memory", Blame.RESOURCE
 
