@@ -113,9 +113,9 @@ def test_the_share_fades_as_published() -> None:
     assert (share(0.0), share(0.375)) == pytest.approx((0.3, 0.15))
     assert share(0.25) == pytest.approx(0.15 * (1 + math.cos(math.pi / 3)))
     assert share(0.75) == share(1.0) == 0.0
-    constant = build("schedule", "set", {}).share
+    constant = build("schedule", "set", {"decay": "constant"}).share
     assert (constant(0.0), constant(0.7), constant(0.8)) == (0.3, 0.3, 0.0)
-    assert build("schedule", "set", {"decay": "cosine"}).share(0.375) == pytest.approx(0.15)
+    assert build("schedule", "set", {}).share(0.375) == pytest.approx(0.15)
 
 
 def test_the_share_is_of_the_kept_weights() -> None:

@@ -5,7 +5,9 @@ over τ; S learns by Adam from -g·w, straight through the mask, and from the re
 
 Differs from the paper: λ is in units of the layer's mean |g·w| at each step, so that one number serves models
 and losses of every size; and the threshold is only obeyed up to the target. The round in which the schedule
-comes to the full target makes the count exact, by rank, and the masks stay as they are from then on.
+comes to the full target makes the count exact, by rank, and the masks stay as they are from then on. Too
+little pressure leaves all to that round: digits at 95 % came to 0.60 of accuracy with λ = 1, where by then
+47 % were pruned, and to 0.96 with λ = 20, which the target stopped; hence the default.
 """
 
 import math
@@ -39,7 +41,7 @@ class SoftMovement(Plugin):
     ] = 0.1
     regularisation: Annotated[
         float, Field(ge=0.0, description="λ at the full target, in units of the layer's mean |g·w|.")
-    ] = 1.0
+    ] = 20.0
     score_learning_rate: Annotated[float, Field(gt=0.0, description="Of Adam, as in the paper.")] = 0.01
 
     @property

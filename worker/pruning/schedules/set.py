@@ -6,7 +6,9 @@ for convolutions is the allocation erk.
 
 Differs from the paper: the weights closest to zero are those of least magnitude, not a share of the positive
 and a share of the negative ones, and they come back with the value zero, as in Evci et al. 2020,
-arXiv:1911.11134; the exchanges stop at 3/4 of the run, as there.
+arXiv:1911.11134; the exchanges become fewer and stop at 3/4 of the run, as there. A constant share, as first
+published, wants long runs: in one of 1000 steps at 95 % it did worse than no exchange (digits, 3 layers: 0.29
+against 0.42 of accuracy, fading 0.76, rigl 0.91).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -28,8 +30,8 @@ class SparseEvolution(Plugin):
     ] = 0.3
     decay: Annotated[
         Literal["constant", "cosine"],
-        Field(description="constant, as published; cosine: ever fewer, as in Evci et al. 2020."),
-    ] = "constant"
+        Field(description="cosine: ever fewer, as in Evci et al. 2020; constant: as first published."),
+    ] = "cosine"
     interval_fraction: IntervalFraction = 0.01
     stop_fraction: StopFraction = 0.75
 
