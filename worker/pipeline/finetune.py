@@ -17,8 +17,8 @@ from worker.pipeline.pruning import (
     read_masks,
     write_pruned,
 )
-from worker.pipeline.rounds import Round, plan_rounds
 from worker.pruning import Pruner
+from worker.pruning.rounds import Round, plan_rounds
 from worker.training.finetune import StepResult, Training, finetune
 
 # How much a new batch moves the running loss and accuracy.

@@ -6,8 +6,8 @@ from worker.pipeline.job import Job
 from worker.pipeline.predictions import predict_test_split
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_history_row, make_pruner, write_pruned
-from worker.pipeline.rounds import Round, plan_rounds
 from worker.pruning import MaskSet
+from worker.pruning.rounds import Round, plan_rounds
 
 
 def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:

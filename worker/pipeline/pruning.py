@@ -12,9 +12,9 @@ from worker.models.inputs import move
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import MASKS_NAME, STATE_NAME, Job
-from worker.pipeline.rounds import Round
 from worker.pruning import MaskSet, Pruner
 from worker.pruning.measured import Measured
+from worker.pruning.rounds import Round
 from worker.pruning.statistics.calibration import Loss, logits_of
 
 _HISTORY_NAME = "history.json"

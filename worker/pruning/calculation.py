@@ -19,7 +19,14 @@ from worker.pruning.grouping import kept_groups, make_masks, reduce_scores
 from worker.pruning.macs import count_macs
 from worker.pruning.measured import Measured
 from worker.pruning.plan import Plan
-from worker.pruning.protocols import Bounds, Demand, FixesSparsity, RanksLikeMagnitude, Unit
+from worker.pruning.protocols import (
+    Bounds,
+    Demand,
+    FixesSparsity,
+    RanksLikeMagnitude,
+    ThresholdsScores,
+    Unit,
+)
 from worker.pruning.ranked import Ranked, check_finite
 from worker.pruning.recipe import Recipe
 from worker.pruning.select import keep_highest
@@ -29,7 +36,10 @@ from worker.pruning.statistics.calibration import Calibration, read_batches
 
 
 class Calculation:
-    """Decides from a model's present weights; `masks` are what is pruned already."""
+    """Decides from a model's present weights; `masks` are what is pruned already.
+
+    `learned` are the scores, by layer name, of a criterion that learns them.
+    """
 
     def __init__(
         self,
@@ -39,6 +49,8 @@ class Calculation:
         masks: Mapping[str, Tensor],
         calibration: Calibration,
         measured: Measured,
+        *,
+        learned: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._model = model
         self._plan = plan
@@ -46,6 +58,7 @@ class Calculation:
         self._masks = masks
         self._calibration = calibration
         self._measured = measured
+        self._learned = learned or {}
 
     def kept_groups(self, fraction: float) -> list[Tensor]:
         """Return the kept groups of each unit, bool [groups], when a fraction of the target is due."""
@@ -53,13 +66,21 @@ class Calculation:
         units = full.units
         weights = self._weights_at_the_end(full)
         bounds = _bounds_at(full, fraction)
-        due = min(max(round(fraction * weights), least(units, bounds)), most(units, bounds))
+        wanted = round(fraction * weights)
+        criterion = self._plan.criterion
+        if isinstance(criterion, ThresholdsScores) and fraction < 1.0:
+            wanted = min(_weights_up_to(criterion.score_threshold, full), weights)
+        due = min(max(wanted, least(units, bounds)), most(units, bounds))
         return self._plan.allocation.allocate(replace(full, bounds=bounds, weights=due))
 
     @cached_property
     def statistics(self) -> Mapping[str, LayerStatistics]:
         """What the criterion reads of each pruned layer, by parameter name."""
-        return self._gather(self._plan.criterion)
+        gathered = self._gather(self._plan.criterion)
+        return {
+            name: replace(statistics, learned_scores=self._learned.get(name))
+            for name, statistics in gathered.items()
+        }
 
     def _gather(self, reader: object) -> Mapping[str, LayerStatistics]:
         names = [layer.name for layer in self._plan.pruned_layers]
@@ -150,6 +171,13 @@ class Calculation:
     @cached_property
     def _loss(self) -> float:
         return mean_loss(self._model, {}, self._calibration)
+
+
+def _weights_up_to(threshold: float, demand: Demand) -> int:
+    return sum(
+        unit.group_size * int((ranked.values <= threshold).sum())
+        for unit, ranked in zip(demand.units, demand.ranked, strict=True)
+    )
 
 
 def _bounds_at(demand: Demand, fraction: float) -> tuple[Bounds, ...]:

@@ -63,3 +63,11 @@ class MissingData(PruningError):
 
 class MaskMismatch(PruningError):
     """A mask does not fit the tensor or the other mask."""
+
+
+class NeedsTraining(PruningError):
+    """Scores or growth come from the gradients of a training, and there were none."""
+
+
+class NoCycle(PruningError):
+    """The schedule has no further cycle, or none at all."""

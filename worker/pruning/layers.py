@@ -85,6 +85,13 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     return tuple(sorted((_merge(group) for group in groups.values()), key=lambda layer: layer.name))
 
 
+def find_parameters(model: nn.Module, layer: Layer) -> tuple[nn.Parameter, ...]:
+    """Return each parameter object over a layer's storage, the layer's own first."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    tensors = {id(named[name]): named[name] for name in (layer.name, *layer.aliases)}
+    return tuple(tensors.values())
+
+
 def _occurrences(model: nn.Module) -> Iterator[Layer]:
     for module_name, module in model.named_modules(remove_duplicate=False):
         for own_name, weight in module.named_parameters(recurse=False, remove_duplicate=False):

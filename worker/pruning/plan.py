@@ -8,7 +8,7 @@ from torch import nn
 from worker.pruning.budget import merge_wishes
 from worker.pruning.errors import NothingToPrune
 from worker.pruning.layers import Layer, find_layers
-from worker.pruning.protocols import Allocation, Criterion, Pattern, Schedule, Unit
+from worker.pruning.protocols import Allocation, CountsOnDensity, Criterion, Pattern, Schedule, Unit
 from worker.pruning.recipe import Recipe
 from worker.pruning.registry import build
 from worker.pruning.rows import EXCLUDED, Wish, check_effect, read_rows
@@ -33,7 +33,7 @@ class Plan:
 
 def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     """Read a recipe against a model; raises NothingToPrune, NoMatch and whatever else does not fit."""
-    criterion, allocation, schedule = recipe.criterion, recipe.allocation, recipe.schedule
+    criterion, allocation = recipe.criterion, recipe.allocation
     pattern = cast(Pattern, build("pattern", recipe.pattern.name, recipe.pattern.params))
     layers = find_layers(model)
     wishes = read_rows(recipe.layers, layers)
@@ -52,11 +52,20 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
         criterion=cast(Criterion, build("criterion", criterion.name, criterion.params)),
         pattern=pattern,
         allocation=cast(Allocation, build("allocation", allocation.name, allocation.params)),
-        schedule=cast(Schedule, build("schedule", schedule.name, schedule.params)),
+        schedule=_make_schedule(recipe),
         layers=layers,
         units=units,
         wishes=tuple(merge_wishes(unit, [wishes[layer.name] for layer in unit.layers]) for unit in units),
     )
+
+
+def _make_schedule(recipe: Recipe) -> Schedule:
+    schedule = cast(Schedule, build("schedule", recipe.schedule.name, recipe.schedule.params))
+    target = recipe.target
+    # Only a sparsity says beforehand how dense the model will be.
+    if isinstance(schedule, CountsOnDensity) and target.metric == "sparsity" and 0.0 < target.value < 1.0:
+        return schedule.aimed_at(1.0 - target.value)
+    return schedule
 
 
 def _reasons(layers: tuple[Layer, ...]) -> str:

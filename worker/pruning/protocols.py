@@ -1,6 +1,6 @@
 """What criteria, patterns, allocations and schedules promise each other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -35,6 +35,37 @@ class UpdatesWeights(Protocol):
     def update_weight(self, weight: Tensor, mask: Tensor, stats: LayerStatistics) -> Tensor:
         """Return the weight to put in place, of its shape and dtype, zero where the mask prunes."""
         ...
+
+
+Memory = MutableMapping[str, Tensor]
+
+
+@runtime_checkable
+class LearnsScores(Protocol):
+    """A criterion whose scores are learned from the gradients of the training that it prunes.
+
+    What it remembers of a layer are tensors by name, `scores` among them: float32, of the weight's shape.
+    """
+
+    def start(self, weight: Tensor) -> Memory:
+        """Return what is remembered of a layer before the first step."""
+        ...
+
+    def learn(self, memory: Memory, weight: Tensor, gradient: Tensor, *, pressure: float) -> None:
+        """Take in one step's gradient, in place.
+
+        `weight` is the layer's, with the last value that each pruned weight had; `gradient` is that of the
+        masked weight, dense, of its shape. `pressure`, 0..1, says how much of the target is due.
+        """
+        ...
+
+
+@runtime_checkable
+class ThresholdsScores(Protocol):
+    """A criterion which itself says how many go, before the full target is due: those up to a threshold."""
+
+    @property
+    def score_threshold(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -140,4 +171,59 @@ class Schedule(Protocol):
 
     def fraction(self, progress: float) -> float:
         """Return the fraction of the target, 0..1, that is due at a progress of 0..1; it never falls."""
+        ...
+
+
+@runtime_checkable
+class CountsOnDensity(Protocol):
+    """A schedule whose steps depend on the density, 0..1, that is left in the end."""
+
+    def aimed_at(self, final_density: float) -> Schedule:
+        """Return this schedule for a known final density."""
+        ...
+
+
+@runtime_checkable
+class Regrows(Protocol):
+    """A schedule that prunes to the target at once, then moves the kept weights about while training.
+
+    Every `interval_fraction` of the run, until `stop_fraction` of it, a share of each layer's kept weights
+    goes, those of least magnitude, and as many others come in their stead.
+    """
+
+    @property
+    def interval_fraction(self) -> float: ...
+    @property
+    def stop_fraction(self) -> float: ...
+
+    grows_by: ClassVar[Literal["gradient", "chance"]]
+
+    def share(self, progress: float) -> float:
+        """Return the share of the kept weights that goes at a progress of 0..1 of the run."""
+        ...
+
+
+Control = Literal["random_mask", "random_reinit"]
+
+
+@runtime_checkable
+class Cycles(Protocol):
+    """A schedule of several trainings: one for each round, and a dense one first where it says so.
+
+    `rewind_fraction` says from which weights each training after a round starts: None from those it found,
+    otherwise from those at this fraction of the first training, 0 being the initial ones. `controls` are
+    trainings to compare the last one with.
+    """
+
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def rewind_fraction(self) -> float | None: ...
+    @property
+    def trains_dense_first(self) -> bool: ...
+    @property
+    def controls(self) -> tuple[Control, ...]: ...
+
+    def fraction_after(self, round: int) -> float:
+        """Return the fraction of the target that is pruned after a round of 1..rounds; 0 after round 0."""
         ...

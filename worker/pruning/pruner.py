@@ -6,15 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worker.pruning.attachments import Attachments, Optimizer
 from worker.pruning.calculation import Calculation
-from worker.pruning.errors import MaskMismatch
+from worker.pruning.errors import NeedsTraining, NoCycle
 from worker.pruning.grouping import make_masks
-from worker.pruning.layers import Layer
-from worker.pruning.masks import MaskSet, pack, unpack, zero_pruned
+from worker.pruning.history import Reached, compare
+from worker.pruning.holding import Holder
+from worker.pruning.layers import Layer, find_parameters
+from worker.pruning.learning import ScoreLearner
+from worker.pruning.masks import MaskSet
 from worker.pruning.measured import Measured
 from worker.pruning.plan import make_plan
-from worker.pruning.protocols import UpdatesWeights
+from worker.pruning.protocols import Cycles, LearnsScores, UpdatesWeights
 from worker.pruning.recipe import Recipe, read_recipe
+from worker.pruning.rounds import Round, find_rounds, last_pruning_step
+from worker.pruning.state import Progress, dump_state, read_state
 from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
 
 Data = Iterable[tuple[Inputs, Targets]]
@@ -23,7 +29,10 @@ Data = Iterable[tuple[Inputs, Targets]]
 class Pruner:
     """Prunes one model by one recipe; its masks live outside of the model, which stays a plain module.
 
-    Call `update(progress)` to prune as far as the schedule says, and `step()` after every optimizer step.
+    Attach the optimizers, and zeros stay zero through their steps. With `steps`, the optimizer steps of the
+    whole run (of one cycle, under a schedule of cycles), it prunes by itself when it is due: call `step()`
+    after every optimizer step and before the gradients are cleared, and `finish()` at the end. Without,
+    call `update(progress)` to prune as far as the schedule says.
 
     `data` yields batches (inputs, targets) for criteria that read gradients or activations; `loss(outputs,
     targets)` is a mean over the batch, cross-entropy by default. `seed` feeds what is random. `measured` is
@@ -39,17 +48,28 @@ class Pruner:
         *,
         seed: int = 0,
         measured: Measured | None = None,
+        steps: int | None = None,
     ) -> None:
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps are those of the whole run, at least 1, found {steps}")
         self.model = model
         self.recipe = read_recipe(recipe)
+        self.steps = steps
         self._plan = make_plan(model, self.recipe)
         # An iterator could be read once only; every update reads the data.
         self._data = list(data) if isinstance(data, Iterator) else data
         self._loss = loss
         self.seed = seed
         self._measured = measured or Measured()
-        self._optimizers: list[torch.optim.Optimizer] = []
-        self._masks: dict[str, Tensor] = {}
+        layers, criterion = self._plan.pruned_layers, self._plan.criterion
+        parameters = {layer.name: find_parameters(model, layer) for layer in layers}
+        self._holder = Holder(layers, parameters)
+        self._learner = (
+            ScoreLearner(criterion, layers, parameters) if isinstance(criterion, LearnsScores) else None
+        )
+        self._attachments = Attachments(self._before_step, self._holder.hold)
+        self._rounds = self._plan_rounds()
+        self._progress = Progress()
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -59,90 +79,211 @@ class Pruner:
     @property
     def masks(self) -> MaskSet:
         """The masks in force: one for every layer that can be pruned, all True before the first update."""
-        return MaskSet({layer.name: self._mask(layer) for layer in self._plan.pruned_layers})
+        return self._holder.all_masks()
+
+    @property
+    def history(self) -> tuple[Reached, ...]:
+        """What every round, planned or by hand, has reached so far."""
+        return self._progress.history
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds planned for `steps`; none without them, and none inside of a cycle."""
+        return self._rounds
+
+    @property
+    def cycles(self) -> Cycles | None:
+        """The schedule, where it is one of several trainings."""
+        schedule = self._plan.schedule
+        return schedule if isinstance(schedule, Cycles) else None
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Go along with an optimizer: after each of its steps pruned weights and their state are zero.
+
+        With `steps`, the first call prunes what is due before the first step; so attach a resumed run's
+        optimizer after `load_state_dict`.
+        """
+        self._attachments.add(optimizer)
+        if self.steps is None:
+            return
+        cycles = self.cycles
+        if cycles is not None and not cycles.trains_dense_first and self._progress.cycles_done == 0:
+            self.next_cycle()
+        self._run_due_rounds()
+
+    def detach(self, optimizer: Optimizer | None = None) -> None:
+        """Leave an optimizer alone from now on; all of them by default."""
+        for one in self._attachments if optimizer is None else (optimizer,):
+            self._attachments.remove(one)
+
+    @torch.no_grad()
+    def step(self) -> Round | None:
+        """Set pruned weights, and what attached optimizers remember of them, to zero: after every step.
+
+        With `steps`, count, and prune when the next round is due; returns the round just pruned. What regrows
+        reads the gradients of this step, so call it before they are cleared.
+        """
+        self._apply()
+        if self.steps is None:
+            return None
+        self._progress.steps_done += 1
+        return self._run_due_rounds()
 
     @torch.no_grad()
     def update(self, progress: float = 1.0, *, may_revive: bool = False) -> MaskSet:
-        """Prune as far as the schedule says at a progress of 0..1 of the run; return the masks in force.
+        """Prune by hand as far as the schedule says at a progress of 0..1 of it; return the masks in force.
 
-        What is pruned stays pruned unless `may_revive`. Raises PruningError, of the kind that says why.
+        What is pruned stays pruned unless `may_revive`, or unless the criterion learns its scores. Raises
+        PruningError, of the kind that says why.
         """
-        before = {} if may_revive else self._masks
-        fraction = self._plan.schedule.fraction(progress)
-        calculation = Calculation(
-            self.model,
-            self._plan,
-            self.recipe,
-            before,
-            Calibration(self._data, self._loss, seed=self.seed),
-            self._measured,
-        )
-        kept = calculation.kept_groups(fraction)
-        masks: dict[str, Tensor] = {}
-        for unit, groups in zip(self._plan.units, kept, strict=True):
-            masks.update(make_masks(self._plan.pattern, unit, groups))
-        self._masks = masks
-        criterion = self._plan.criterion
-        if isinstance(criterion, UpdatesWeights):
-            for layer in self._plan.pruned_layers:
-                updated = criterion.update_weight(
-                    layer.weight, masks[layer.name], calculation.statistics[layer.name]
-                )
-                layer.weight.copy_(updated)
-        self._zero_weights()
+        self._prune(self._make_round(progress, self._plan.schedule.fraction(progress)), may_revive=may_revive)
         return self.masks
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep the state of an optimizer (momentum, moments) at zero where weights are pruned."""
-        self._optimizers.append(optimizer)
+    @torch.no_grad()
+    def next_cycle(self) -> Round:
+        """Prune to the fraction of the schedule's next round, and count the steps from 0 again.
+
+        Raises NoCycle when the last round is done, or when the schedule has no cycles.
+        """
+        cycles, done = self.cycles, self._progress.cycles_done
+        if cycles is None:
+            raise NoCycle(f"the schedule {self.recipe.schedule.name} has no cycles: call step() or update()")
+        if done >= cycles.rounds:
+            raise NoCycle(f"all {cycles.rounds} rounds are done: call finish()")
+        self._progress.steps_done = 0
+        number = done + 1
+        planned = Round(number, 0, number / cycles.rounds, cycles.fraction_after(number))
+        self._prune(planned)
+        self._progress.cycles_done = number
+        return planned
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Set pruned weights, and what attached optimizers remember of them, to zero: after every step."""
-        self._zero_weights()
-        for optimizer in self._optimizers:
-            for layer in self._masked_layers():
-                for value in optimizer.state.get(layer.weight, {}).values():
-                    if isinstance(value, Tensor) and value.shape == layer.weight.shape:
-                        zero_pruned(value, self._masks[layer.name])
+    def finish(self) -> MaskSet:
+        """End the training: prune to the full target if that has not come about yet, and detach.
 
-    def state_dict(self) -> dict[str, Any]:  # Any: plain JSON values and uint8 tensors, as torch has it
-        """Return the recipe, the seed and the masks (bit-packed), to be restored by `load_state_dict`."""
+        A training that stopped early leaves the masks short of it, and so does a criterion that itself says
+        how many go.
+        """
+        try:
+            if self._progress.fraction < 1.0:
+                self._prune(self._make_round(1.0, 1.0))
+        finally:
+            self.detach()
+        self._apply()
+        return self.masks
+
+    @torch.no_grad()
+    def rewind(self, state: Mapping[str, Tensor]) -> None:
+        """Load a model's state dict, buffers too, and apply the masks to it.
+
+        What was learned (scores, latent weights, the state of attached optimizers) is forgotten.
+        """
+        self.model.load_state_dict(state)
+        if self._learner is not None:
+            self._learner.forget()
+            self._learner.cover(self._holder.masks)
+        for optimizer in self._attachments:
+            optimizer.state.clear()
+        self._apply()
+
+    def state_dict(self) -> dict[str, Any]:  # Any: plain JSON and tensors, nested by name
+        """Return everything that a run needs to go on to the bit, besides model and optimizer.
+
+        Leaves are tensors (masks bit-packed, uint8) or plain JSON.
+        """
+        learned = self._learner.state_dict() if self._learner is not None else {}
         return {
-            "recipe": self.recipe.model_dump(mode="json"),
+            **dump_state(self.recipe, self._holder.masks, self._progress),
+            **learned,
             "seed": self.seed,
-            "masks": {
-                name: torch.frombuffer(bytearray(pack(mask)), dtype=torch.uint8)
-                for name, mask in self._masks.items()
-            },
+            "steps": self.steps,
         }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # Any: what state_dict returned
-        """Restore the masks and apply them; raises MaskMismatch when they are of another recipe or model."""
-        if state["recipe"] != self.recipe.model_dump(mode="json"):
-            raise MaskMismatch("the state was saved under another recipe")
-        layers = {layer.name: layer for layer in self._plan.pruned_layers}
-        if not set(state["masks"]) <= set(layers):
-            unknown = ", ".join(sorted(set(state["masks"]) - set(layers)))
-            raise MaskMismatch(f"the state holds masks of layers that are not pruned here: {unknown}")
+        """Restore a state and apply its masks; raises MaskMismatch when it is of another recipe or model."""
+        masks, progress = read_state(state, self.recipe, self._plan.pruned_layers, steps=self.steps)
+        if self._learner is not None:
+            self._learner.load_state_dict(state)
         self.seed = state["seed"]
-        self._masks = {
-            name: unpack(packed.numpy().tobytes(), layers[name].shape).to(layers[name].weight.device)
-            for name, packed in state["masks"].items()
-        }
-        self._zero_weights()
+        self._holder.masks, self._progress = masks, progress
+        self._apply()
 
-    def _mask(self, layer: Layer) -> Tensor:
-        mask = self._masks.get(layer.name)
-        return torch.ones_like(layer.weight, dtype=torch.bool) if mask is None else mask
+    def _plan_rounds(self) -> tuple[Round, ...]:
+        if self.steps is None or self.cycles is not None:
+            return ()
+        return find_rounds(self._plan.schedule, self.steps, learns_scores=self._learner is not None)
 
-    def _masked_layers(self) -> list[Layer]:
-        return [layer for layer in self._plan.pruned_layers if layer.name in self._masks]
+    def _run_due_rounds(self) -> Round | None:
+        pruned = None
+        progress = self._progress
+        while (
+            progress.rounds_done < len(self._rounds)
+            and self._rounds[progress.rounds_done].step <= progress.steps_done
+        ):
+            pruned = self._rounds[progress.rounds_done]
+            self._prune(pruned)
+            progress.rounds_done += 1
+        return pruned
 
-    def _zero_weights(self) -> None:
-        for layer in self._masked_layers():
-            zero_pruned(layer.weight, self._masks[layer.name])
+    def _make_round(self, progress: float, fraction: float) -> Round:
+        return Round(len(self.history) + 1, self._progress.steps_done, progress, fraction)
+
+    @torch.no_grad()
+    def _prune(self, planned: Round, *, may_revive: bool = False) -> None:
+        before = self.masks
+        if self._learner is None:
+            self._decide(planned.fraction, {} if may_revive else self._holder.masks)
+        else:
+            self._decide_by_learned(planned, self._learner)
+        self._apply()
+        self._progress.add(compare(planned, before, self.masks))
+
+    def _decide_by_learned(self, planned: Round, learner: ScoreLearner) -> None:
+        if not learner.scores:
+            raise NeedsTraining(
+                f"{self.recipe.criterion.name} needs training steps to learn its scores from, and there was none "
+                "yet: attach the optimizer, train, and let the schedule start after the first step"
+            )
+        learner.uncover(self._holder.masks)
+        try:
+            # All weights take part again, those pruned with the value that they had.
+            self._decide(planned.fraction, {}, learned=learner.scores)
+        finally:
+            learner.cover(self._holder.masks)
+
+    def _decide(
+        self, fraction: float, before: Mapping[str, Tensor], learned: Mapping[str, Tensor] | None = None
+    ) -> None:
+        plan = self._plan
+        calibration = Calibration(self._data, self._loss, seed=self.seed)
+        calculation = Calculation(
+            self.model, plan, self.recipe, before, calibration, self._measured, learned=learned
+        )
+        masks: dict[str, Tensor] = {}
+        for unit, groups in zip(plan.units, calculation.kept_groups(fraction), strict=True):
+            masks.update(make_masks(plan.pattern, unit, groups))
+        self._holder.masks = masks
+        if isinstance(plan.criterion, UpdatesWeights):
+            for layer in plan.pruned_layers:
+                updated = plan.criterion.update_weight(
+                    layer.weight, masks[layer.name], calculation.statistics[layer.name]
+                )
+                layer.weight.copy_(updated)
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        if self._learner is not None:
+            layers = self._holder.layers_of(optimizer)
+            self._learner.learn(layers, self._holder.masks, pressure=self._due_fraction())
+
+    def _apply(self) -> None:
+        self._holder.apply(self._attachments)
+
+    def _due_fraction(self) -> float:
+        if self.steps is None or self.cycles is not None:
+            return self._progress.fraction
+        last_step = last_pruning_step(self.steps, learns_scores=True)
+        return self._plan.schedule.fraction(min(1.0, self._progress.steps_done / last_step))
 
 
 def prune(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ _HAIR = 1e-9
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+@runtime_checkable
 class Window(Protocol):
     """From `start_fraction` to `end_fraction` of the run, a pruning every `interval_fraction` of it.
 

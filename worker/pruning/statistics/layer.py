@@ -75,6 +75,9 @@ class LayerStatistics:
                           BatchNorm if there is one, [out]
     flow_gradient         ∂R/∂|w| / R of SynFlow's data-free objective R, shaped as the weight, float64
     batchnorm_scale       |γ| of the BatchNorm behind the layer, [out]
+
+    learned_scores        what a criterion that learns made of the training so far, shaped as the weight; not
+                          gathered but handed on by the pruner, None before the first step
     """
 
     name: str = ""
@@ -94,6 +97,7 @@ class LayerStatistics:
     output_zero_fraction: Tensor | None = None
     flow_gradient: Tensor | None = None
     batchnorm_scale: Tensor | None = None
+    learned_scores: Tensor | None = None
 
     @property
     def output_dim(self) -> int:

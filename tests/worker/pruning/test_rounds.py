@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.spec import Choice
-from worker.pipeline.rounds import PRUNING_FRACTION, plan_rounds
+from worker.pruning.recipe import Choice
 from worker.pruning.registry import UnknownPlugin, entries
+from worker.pruning.rounds import PRUNING_FRACTION, plan_rounds
 
 schedules = st.builds(Choice, name=st.sampled_from(sorted(entries("schedule"))))
 steps = st.integers(0, 3_000)

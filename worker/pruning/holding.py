@@ -1,0 +1,64 @@
+"""Keep pruned weights, and what optimizers remember of them, at zero."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from worker.pruning.attachments import Optimizer
+from worker.pruning.layers import Layer
+from worker.pruning.masks import MaskSet, zero_pruned
+
+
+class Holder:
+    """The masks in force, by layer name; a layer without one is dense.
+
+    `parameters` are all parameter objects over a layer's storage, which may be several for tied weights.
+    """
+
+    def __init__(self, layers: Sequence[Layer], parameters: Mapping[str, Sequence[nn.Parameter]]) -> None:
+        self.masks: Mapping[str, Tensor] = {}
+        self._layers = layers
+        self._parameters = parameters
+
+    def all_masks(self) -> MaskSet:
+        """Return a mask for every layer, all True where there is none."""
+        ones = {
+            layer.name: torch.ones_like(layer.weight, dtype=torch.bool)
+            for layer in self._layers
+            if layer.name not in self.masks
+        }
+        return MaskSet({**ones, **self.masks})
+
+    def layers_of(self, optimizer: Optimizer) -> list[Layer]:
+        """Return the layers that an optimizer moves."""
+        moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return [layer for layer in self._layers if moved.intersection(map(id, self._parameters[layer.name]))]
+
+    @torch.no_grad()
+    def apply(self, optimizers: Iterable[Optimizer]) -> None:
+        """Zero all pruned weights, and their state in some optimizers."""
+        for layer, mask in self._masked(self._layers):
+            zero_pruned(layer.weight, mask)
+        for optimizer in optimizers:
+            self._zero_state(optimizer, self._layers)
+
+    @torch.no_grad()
+    def hold(self, optimizer: Optimizer) -> None:
+        """Zero the pruned weights that an optimizer moved, and their state in it."""
+        layers = self.layers_of(optimizer)
+        for layer, mask in self._masked(layers):
+            zero_pruned(layer.weight, mask)
+        self._zero_state(optimizer, layers)
+
+    def _zero_state(self, optimizer: Optimizer, layers: Sequence[Layer]) -> None:
+        for layer, mask in self._masked(layers):
+            for parameter in self._parameters[layer.name]:
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        zero_pruned(value, mask)
+
+    def _masked(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Tensor]]:
+        for layer in layers:
+            if layer.name in self.masks:
+                yield layer, self.masks[layer.name]

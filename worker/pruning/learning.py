@@ -1,0 +1,117 @@
+"""Learn scores while a model trains, and keep the values that its pruned weights had.
+
+The pruned weights of the module are plain zeros. Their last values, the latent weights, are kept here: the
+gradient of a masked weight, which autograd computes for zeros as for any other value, moves the score of a
+pruned weight by way of its latent value, and a weight that comes back has it again (Sanh et al. 2020,
+arXiv:2005.07683, section 3). As a pruned weight and its gradient are zero in the optimizer's step, neither
+momentum nor weight decay reaches its latent value.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.pruning.layers import Layer
+from worker.pruning.masks import zero_pruned
+from worker.pruning.protocols import LearnsScores, Memory
+
+
+class ScoreLearner:
+    """What a criterion that learns remembers of each layer, and the latent weights, by layer name."""
+
+    def __init__(
+        self,
+        criterion: LearnsScores,
+        layers: Sequence[Layer],
+        parameters: Mapping[str, Sequence[nn.Parameter]],
+    ) -> None:
+        self._criterion = criterion
+        self._layers = {layer.name: layer for layer in layers}
+        self._parameters = parameters
+        self._memory: dict[str, Memory] = {}
+        self._latent: dict[str, Tensor] = {}
+
+    @property
+    def scores(self) -> Mapping[str, Tensor]:
+        """The learned scores, float32 of each layer's shape; empty before the first step."""
+        if not self._memory:
+            return {}
+        # A layer without gradients, a frozen one, has learned nothing.
+        return {
+            name: memory["scores"] if memory else torch.zeros_like(layer.weight, dtype=torch.float32)
+            for name, layer in self._layers.items()
+            for memory in [self._memory.get(name)]
+        }
+
+    @torch.no_grad()
+    def learn(self, layers: Sequence[Layer], masks: Mapping[str, Tensor], *, pressure: float) -> None:
+        """Take in the gradients of some layers, of this step, then take them off the pruned weights."""
+        for layer in layers:
+            gradient = sum_gradients(self._parameters[layer.name])
+            if gradient is None:
+                continue
+            mask = masks.get(layer.name)
+            memory = self._memory.setdefault(layer.name, self._criterion.start(layer.weight.detach()))
+            self._criterion.learn(memory, self._whole(layer, mask), gradient, pressure=pressure)
+            for parameter in self._parameters[layer.name]:
+                if mask is not None and parameter.grad is not None:
+                    parameter.grad.masked_fill_(~mask, 0)
+
+    @torch.no_grad()
+    def uncover(self, masks: Mapping[str, Tensor]) -> None:
+        """Give pruned weights their latent values back."""
+        for name, mask in masks.items():
+            layer = self._layers[name]
+            layer.weight.copy_(self._whole(layer, mask))
+
+    @torch.no_grad()
+    def cover(self, masks: Mapping[str, Tensor]) -> None:
+        """Take the values of pruned weights out of the model, which leaves zeros there."""
+        for name, mask in masks.items():
+            weight = self._layers[name].weight
+            self._latent[name] = weight.detach().clone(memory_format=torch.contiguous_format)
+            zero_pruned(self._latent[name], ~mask)
+            zero_pruned(weight, mask)
+
+    def forget(self) -> None:
+        """Forget the scores and the latent weights."""
+        self._memory = {}
+        self._latent = {}
+
+    def state_dict(self) -> dict[str, Any]:  # Any: nested tensors
+        """Return copies: what is remembered, tensors by layer and name, and the latent weights by layer."""
+        return {
+            "memory": {
+                layer: {name: tensor.clone() for name, tensor in memory.items()}
+                for layer, memory in self._memory.items()
+            },
+            "latent": {layer: tensor.clone() for layer, tensor in self._latent.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # Any: what state_dict returned
+        """Restore what `state_dict` returned."""
+
+        def copied(layer: str, tensor: Tensor) -> Tensor:
+            return tensor.to(self._layers[layer].weight.device, copy=True)
+
+        self._memory = {
+            layer: {name: copied(layer, tensor) for name, tensor in memory.items()}
+            for layer, memory in state["memory"].items()
+        }
+        self._latent = {layer: copied(layer, tensor) for layer, tensor in state["latent"].items()}
+
+    def _whole(self, layer: Layer, mask: Tensor | None) -> Tensor:
+        latent = self._latent.get(layer.name)
+        weight = layer.weight.detach()
+        return weight if latent is None or mask is None else torch.where(mask, weight, latent)
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> Tensor | None:
+    """Return the gradient of a weight, dense, over all parameter objects that share it; None without any."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return None
+    dense = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
+    return dense[0] if len(dense) == 1 else torch.stack(dense).sum(dim=0)
