@@ -262,6 +262,10 @@ class DivergedTraining(JobError):
     status, code, title, blame = 422, "diverged", "Training diverged", Blame.USER
 
 
+class SparsityLost(JobError):
+    code, title = "sparsity_lost", "A pruned weight did not stay zero"
+
+
 class OutOfMemory(JobError):
     code, title, blame = "out_of_memory", "The worker has not enough memory", Blame.RESOURCE
 

@@ -1,91 +1,162 @@
 """Stage finetune: train the model while its schedule prunes it, then with its masks fixed."""
 
-import torch
 from pydantic import JsonValue
-from torch import nn
 
 from app.core.report import HistoryRow
 from app.core.spec import Finetune
-from app.core.states import Stage
+from worker.numerics import is_out_of_memory
+from worker.objectives.registry import Task
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.pruning import (
-    find_full_sparsity,
-    make_history_row,
-    make_pruner,
-    read_masks,
-    write_pruned,
-)
-from worker.pruning import Pruner
-from worker.pruning.rounds import Round, plan_rounds
-from worker.training.finetune import StepResult, Training, finetune
+from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
+from worker.pruning import MaskSet
+from worker.training.checkpoint import Checkpoints, Tree
+from worker.training.cycles import plan_phases
+from worker.training.history import Row
+from worker.training.loop import Training
+from worker.training.metric import ACCURACY
+from worker.training.recovery import Moment, Recovery
+from worker.training.teacher import Teacher
+from worker.training.validation import Validation
 
-# How much a new batch moves the running loss and accuracy.
-_SMOOTHING = 0.05
+_CHECKPOINTS = "training"
 
 
 def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
-    """Fine-tune from the dense weights, pruning before the steps that the schedule says.
+    """Fine-tune from the dense weights, or go on where an attempt before this one stopped.
 
-    Raises DivergedTraining.
+    When memory runs out, it is done again from the start in batches of half the size. Raises
+    DivergedTraining or SparsityLost.
     """
     settings = job.spec.finetune
     if settings is None:
         return {"reason": "no finetune in the spec"}
+    checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s)
+    resumed = checkpoints.read()
+    is_halved = bool(resumed and resumed["is_halved"])
+    try:
+        return _recover(job, folder, progress, checkpoints, resumed, is_halved=is_halved)
+    except (MemoryError, RuntimeError) as error:
+        if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
+            raise
+    # Behind the handler: the error's trace would keep the tensors of the attempt alive.
+    checkpoints.clear()
+    return _recover(job, folder, progress, checkpoints, None, is_halved=True)
+
+
+def _recover(
+    job: Job,
+    folder: StageFolder,
+    progress: ProgressReporter,
+    checkpoints: Checkpoints,
+    resumed: Tree | None,
+    *,
+    is_halved: bool,
+) -> Data:
+    settings, task = job.spec.finetune, job.task
+    # Fine-tuning needs a dataset, which has a task.
+    assert settings is not None
+    assert task is not None
+    training = _make_training(job, settings, task, is_halved=is_halved)
     network = job.read_dense().network
-    assert job.task is not None  # fine-tuning needs a dataset, which has a task
-    training = Training(settings, job.splits["train"], job.task.objective, job.spec.seed, job.device)
-    run = _Run(job, make_pruner(job, network), training, progress)
-    finetune(network.module, training, companion=run, dense=_read_teacher(job, settings))
-    masks = run.pruner.masks
-    write_pruned(folder, network.module, masks, run.history)
-    return {"steps": training.steps, "rounds": len(run.history), "sparsity": masks.sparsity, "loss": run.loss}
+    pruner = make_pruner(job, network, steps=training.steps)
+    recovery = Recovery(
+        network.module,
+        pruner,
+        plan_phases(training, pruner.cycles),
+        checkpoints=checkpoints,
+        teacher=_make_teacher(job, training),
+        validation=_make_validation(job, training),
+    )
+    watch = _Watch(recovery, progress)
+    if resumed is not None:
+        progress.resume(resumed["steps_done"], recovery.total)
+    masks = recovery.run(watch, resumed)
+    write_pruned(folder, network.module, masks, _make_history(job, recovery, masks))
+    return _describe(job, recovery, masks, is_halved=is_halved)
 
 
-def _read_teacher(job: Job, settings: Finetune) -> nn.Module | None:
-    return job.read_dense().network.module if settings.distillation else None
+def _make_training(job: Job, settings: Finetune, task: Task, *, is_halved: bool) -> Training:
+    return Training(
+        settings=settings,
+        split=job.splits["train"],
+        objective=task.objective,
+        metric=ACCURACY,
+        seed=job.spec.seed,
+        device=job.device,
+        is_halved=is_halved,
+    )
 
 
-class _Run:
-    """Goes along with a fine-tune: prunes by the schedule, keeps the history, reports the progress."""
+def _make_teacher(job: Job, training: Training) -> Teacher | None:
+    if training.settings.distillation is None:
+        return None
+    return Teacher(
+        job.read_dense().network.module,
+        training.split,
+        settings=training.settings,
+        device=training.device,
+        blocks=training.plan.first_epoch(),
+    )
 
-    def __init__(self, job: Job, pruner: Pruner, training: Training, progress: ProgressReporter) -> None:
-        self.pruner = pruner
-        self.history: list[HistoryRow] = []
-        self.loss: float | None = None
-        self._accuracy: float | None = None
-        self._full_sparsity = find_full_sparsity(job, read_masks(job.folder(Stage.PRUNE)))
-        self._steps = training.steps
+
+def _make_validation(job: Job, training: Training) -> Validation | None:
+    split = job.splits.get("validation")
+    if split is None:
+        return None
+    return Validation(
+        split, training.objective, training.metric, job.spec.evaluation.batch_size, training.device
+    )
+
+
+class _Watch:
+    """Reports where a recovery stands."""
+
+    def __init__(self, recovery: Recovery, progress: ProgressReporter) -> None:
+        self._recovery = recovery
         self._progress = progress
-        self._rounds: dict[int, list[Round]] = {}
-        for planned in plan_rounds(job.spec.recipe.schedule, training.steps):
-            self._rounds.setdefault(planned.step, []).append(planned)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        self.pruner.attach(optimizer)
+    def __call__(self, moment: Moment) -> None:
+        def describe() -> dict[str, JsonValue]:
+            return {
+                **moment.metrics,
+                "sparsity": moment.sparsity,
+                "learning_rate": moment.result.learning_rate,
+            }
 
-    def before_step(self, step: int) -> None:
-        for planned in self._rounds.get(step, ()):
-            masks = self.pruner.update(planned.progress)
-            row = make_history_row(planned, masks, full_sparsity=self._full_sparsity, metrics=self._metrics())
-            self.history.append(row)
-
-    def after_step(self, result: StepResult) -> None:
-        self.pruner.step()
-        self.loss = _smooth(self.loss, result.loss)
-        self._accuracy = _smooth(self._accuracy, result.accuracy)
-        self._progress.report(result.step + 1, self._steps, self._describe)
-
-    def _metrics(self) -> dict[str, float]:
-        if self.loss is None or self._accuracy is None:
-            return {}
-        return {"train_loss": self.loss, "train_accuracy": self._accuracy}
-
-    def _describe(self) -> dict[str, JsonValue]:
-        sparsity = self.history[-1].sparsity if self.history else 0.0
-        return {**self._metrics(), "sparsity": sparsity}
+        self._progress.report(moment.step, moment.total, describe)
 
 
-def _smooth(before: float | None, now: float) -> float:
-    return now if before is None else before + _SMOOTHING * (now - before)
+def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:
+    full_sparsity = find_full_sparsity(job, masks)
+    return [_make_row(row, full_sparsity) for row in recovery.history.rows]
+
+
+def _make_row(row: Row, full_sparsity: float) -> HistoryRow:
+    return HistoryRow(
+        round=row.round,
+        step=row.step,
+        target=row.fraction * full_sparsity,
+        sparsity=row.sparsity,
+        metrics=row.metrics,
+        note=row.note,
+    )
+
+
+def _describe(job: Job, recovery: Recovery, masks: MaskSet, *, is_halved: bool) -> Data:
+    settings = job.spec.finetune
+    warnings: list[JsonValue] = []
+    if is_halved and settings is not None:
+        warnings.append(
+            f"memory ran out at a batch size of {settings.batch_size}: the fine-tune was done again in "
+            "batches of half the size, twice as many a step, so that a step sees as many samples"
+        )
+    return {
+        "steps": recovery.steps_done,
+        "rounds": len(recovery.history.rows),
+        "sparsity": masks.sparsity,
+        "loss": recovery.metrics.get("train_loss"),
+        "best_step": recovery.best["step"] if recovery.best else None,
+        "warnings": warnings,
+    }

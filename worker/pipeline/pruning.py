@@ -22,8 +22,8 @@ _CALIBRATION_BATCHES = 4
 _CALIBRATION_BATCH_SIZE = 128
 
 
-def make_pruner(job: Job, network: Network) -> Pruner:
-    """Make the pruner of a job's recipe for a network with its weights."""
+def make_pruner(job: Job, network: Network, *, steps: int | None = None) -> Pruner:
+    """Make the pruner of a job's recipe for a network with its weights, and for a training of `steps`."""
     recipe = job.spec.recipe.model_dump(mode="json", exclude_none=True)
     counts_macs = job.spec.recipe.target.metric == "macs"
     macs = count_macs(network.module, network.inputs.blank(1, job.device)).by_weight if counts_macs else None
@@ -34,6 +34,7 @@ def make_pruner(job: Job, network: Network) -> Pruner:
         loss=_make_loss(job),
         seed=job.spec.seed,
         measured=Measured(macs=macs),
+        steps=steps,
     )
 
 

@@ -208,7 +208,7 @@ def export_with(copied, given, change) -> tuple[Job, StageFolder]:
 
 def test_an_export_that_answers_otherwise_is_found(finished, copied):
     job, folder = export_with(copied, finished.given, lambda t: t["linear.bias"].add_(torch.arange(10.0)))
-    with pytest.raises(ExportMismatch, match="classified otherwise"):
+    with pytest.raises(ExportMismatch, match="of 539 test samples otherwise"):
         run_verify(job, folder, None)
 
 

@@ -1,0 +1,33 @@
+"""Keep the weights of the best evaluation beside those that go on training."""
+
+import torch
+from torch import Tensor, nn
+
+from worker.pruning import MaskSet
+from worker.pruning.masks import pack, unpack
+from worker.training.checkpoint import Tree
+
+
+@torch.no_grad()
+def dump_best(module: nn.Module, masks: MaskSet) -> Tree:
+    """Return copies of a model's weights and buffers, and of its masks, bit-packed."""
+    return {
+        "module": {name: value.clone() for name, value in module.state_dict().items()},
+        "masks": {name: _pack(mask) for name, mask in masks.items()},
+    }
+
+
+@torch.no_grad()
+def load_best(module: nn.Module, state: Tree, *, like: MaskSet) -> MaskSet:
+    """Put the weights back and return their masks, which have the shapes and devices of `like`."""
+    module.load_state_dict(state["module"])
+    return MaskSet(
+        {
+            name: unpack(state["masks"][name].numpy().tobytes(), tuple(mask.shape)).to(mask.device)
+            for name, mask in like.items()
+        }
+    )
+
+
+def _pack(mask: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(pack(mask)), dtype=torch.uint8)
