@@ -1,6 +1,6 @@
 """Stage load: check the uploads against the architecture and against each other."""
 
-from app.core.errors import DatasetMismatch, InvalidDataset
+from app.core.errors import DatasetMismatch, InvalidDataset, InvalidSpec
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
@@ -21,6 +21,11 @@ def run_load(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
     if job.spec.finetune and "train" not in job.splits:
         found = ", ".join(sorted(job.splits)) or "no dataset"
         raise InvalidDataset(f"fine-tuning needs the split train; found: {found}")
+    if job.spec.finetune and job.spec.finetune.early_stopping and "validation" not in job.splits:
+        found = ", ".join(sorted(job.splits))
+        raise InvalidSpec(
+            f"finetune.early_stopping is judged on the split validation; the dataset has only: {found}"
+        )
     return {
         "parameters": sum(p.numel() for p in network.module.parameters()),
         "inputs": network.inputs.describe(),
