@@ -14,6 +14,7 @@ from app.core.spec import Finetune
 from worker.datasets.splits import Batch, Split
 from worker.models.inputs import Inputs, compute_logits, move
 from worker.objectives.registry import Objective
+from worker.pruning.errors import PruningError
 from worker.training.batches import BatchPlan
 from worker.training.checkpoint import Tree
 from worker.training.hidden_states import HiddenStates, compute_distance
@@ -23,6 +24,7 @@ from worker.training.optimizers import dump_state, load_state, make_optimizer, s
 from worker.training.precision import autocast
 from worker.training.randomness import seed_step
 from worker.training.schedule import compute_rate
+from worker.training.soundness import check_finite
 from worker.training.teacher import Answer, Teacher
 
 
@@ -138,7 +140,7 @@ class Loop:
             )
         self._update()
         self.step += 1
-        return StepResult(step, loss, metric, rate), self._pruner.step()
+        return StepResult(step, loss, metric, rate), self._prune()
 
     def _differentiate(self, indices: Tensor, batch: Batch, *, share: float) -> tuple[float, float]:
         """Add a batch's gradients to those that are there; returns its loss and its metric."""
@@ -167,6 +169,14 @@ class Loop:
         assert distillation.hidden_states is not None
         token_mask = inputs.get("attention_mask") if not isinstance(inputs, Tensor) else None
         return distillation.hidden_states * compute_distance(hidden.outputs, dense.hidden, token_mask)
+
+    def _prune(self) -> object:
+        try:
+            return self._pruner.step()
+        except PruningError:
+            # What cannot be scored may be weights that the update broke; then that is what is to be said.
+            check_finite(self._module, when=f"after step {self.step} of {self._training.steps}")
+            raise
 
     def _update(self) -> None:
         limit = self._training.settings.clip_norm

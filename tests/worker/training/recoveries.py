@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.core.spec import Distillation, EarlyStopping, Finetune
+from app.core.spec import Finetune
 from worker.datasets.images import ImageSplit
 from worker.models.registry import build
 from worker.objectives.classification import Classification
@@ -54,6 +54,9 @@ def make_split(name: str = "train", *, samples: int = 96, seed: int = 0) -> Imag
     return ImageSplit(name, images, labels, mean=torch.ones(1), std=torch.ones(1))
 
 
+VALIDATION = Validation(make_split("validation", seed=9), Classification(), ACCURACY, 32, CPU)
+
+
 def make_settings(**changes: Any) -> Finetune:
     given = {"max_steps": 12, "batch_size": 32, "learning_rate": 0.05, **changes}
     return Finetune(**given)
@@ -88,14 +91,13 @@ def recover(
         device=CPU,
         blocks=training.plan.first_epoch(),
     )
-    validation = Validation(make_split("validation", seed=9), Classification(), ACCURACY, 32, CPU)
     recovery = Recovery(
         module,
         pruner,
         plan_phases(training, pruner.cycles),
         checkpoints=checkpoints,
         teacher=teacher if training.settings.distillation else None,
-        validation=validation if validates else None,
+        validation=VALIDATION if validates else None,
     )
     moments: list[Moment] = []
 
@@ -106,6 +108,3 @@ def recover(
 
     masks = recovery.run(watch, checkpoints.read() if folder else None)
     return Outcome(module, masks, recovery, moments)
-
-
-__all__ = ["Distillation", "EarlyStopping"]
