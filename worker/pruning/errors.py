@@ -71,3 +71,7 @@ class NeedsTraining(PruningError):
 
 class NoCycle(PruningError):
     """The schedule has no further cycle, or none at all."""
+
+
+class NoRegrowth(PruningError):
+    """The schedule does not move kept weights about."""

@@ -1,15 +1,14 @@
 """The pruner: what a training loop holds to prune a model step by step and to keep it pruned."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worker.pruning.attachments import Attachments, Optimizer
-from worker.pruning.calculation import Calculation
-from worker.pruning.errors import NeedsTraining, NoCycle
-from worker.pruning.grouping import make_masks
+from worker.pruning.decision import Data, Decider
+from worker.pruning.errors import NoCycle, NoRegrowth
 from worker.pruning.history import Reached, compare
 from worker.pruning.holding import Holder
 from worker.pruning.layers import Layer, find_parameters
@@ -17,13 +16,12 @@ from worker.pruning.learning import ScoreLearner
 from worker.pruning.masks import MaskSet
 from worker.pruning.measured import Measured
 from worker.pruning.plan import make_plan
-from worker.pruning.protocols import Cycles, LearnsScores, UpdatesWeights
+from worker.pruning.protocols import Cycles, LearnsScores, Regrows
 from worker.pruning.recipe import Recipe, read_recipe
+from worker.pruning.regrowth import by_chance, by_gradient, draw_alike, regrow
 from worker.pruning.rounds import Round, find_rounds, last_pruning_step
 from worker.pruning.state import Progress, dump_state, read_state
-from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
-
-Data = Iterable[tuple[Inputs, Targets]]
+from worker.pruning.statistics.calibration import Loss
 
 
 class Pruner:
@@ -56,16 +54,13 @@ class Pruner:
         self.recipe = read_recipe(recipe)
         self.steps = steps
         self._plan = make_plan(model, self.recipe)
-        # An iterator could be read once only; every update reads the data.
-        self._data = list(data) if isinstance(data, Iterator) else data
-        self._loss = loss
+        self._decider = Decider(model, self._plan, self.recipe, data=data, loss=loss, measured=measured)
         self.seed = seed
-        self._measured = measured or Measured()
         layers, criterion = self._plan.pruned_layers, self._plan.criterion
-        parameters = {layer.name: find_parameters(model, layer) for layer in layers}
-        self._holder = Holder(layers, parameters)
+        self._parameters = {layer.name: find_parameters(model, layer) for layer in layers}
+        self._holder = Holder(layers, self._parameters)
         self._learner = (
-            ScoreLearner(criterion, layers, parameters) if isinstance(criterion, LearnsScores) else None
+            ScoreLearner(criterion, layers, self._parameters) if isinstance(criterion, LearnsScores) else None
         )
         self._attachments = Attachments(self._before_step, self._holder.hold)
         self._rounds = self._plan_rounds()
@@ -140,6 +135,26 @@ class Pruner:
         return self.masks
 
     @torch.no_grad()
+    def regrow(self, progress: float) -> MaskSet:
+        """Exchange by hand what the schedule drops and grows at a progress of 0..1 of the run.
+
+        Counts stay the same; what comes starts at zero, in the optimizers' memory too. Raises NoRegrowth when
+        the schedule does no such thing, NeedsTraining when the gradients that it reads are gone.
+        """
+        self._regrow(self._make_round(progress, self._progress.fraction))
+        return self.masks
+
+    @torch.no_grad()
+    def draw_masks(self, *, seed: int) -> MaskSet:
+        """Put random masks in force that prune as much of each layer: the control of the masks' worth.
+
+        What they keep and the old ones pruned is zero until `rewind`.
+        """
+        self._holder.masks = draw_alike(self._plan, self.masks, seed=seed)
+        self._apply()
+        return self.masks
+
+    @torch.no_grad()
     def next_cycle(self) -> Round:
         """Prune to the fraction of the schedule's next round, and count the steps from 0 again.
 
@@ -152,8 +167,7 @@ class Pruner:
             raise NoCycle(f"all {cycles.rounds} rounds are done: call finish()")
         self._progress.steps_done = 0
         number = done + 1
-        planned = Round(number, 0, number / cycles.rounds, cycles.fraction_after(number))
-        self._prune(planned)
+        self._prune(planned := Round(number, 0, number / cycles.rounds, cycles.fraction_after(number)))
         self._progress.cycles_done = number
         return planned
 
@@ -215,14 +229,16 @@ class Pruner:
         return find_rounds(self._plan.schedule, self.steps, learns_scores=self._learner is not None)
 
     def _run_due_rounds(self) -> Round | None:
-        pruned = None
-        progress = self._progress
+        pruned, progress = None, self._progress
         while (
             progress.rounds_done < len(self._rounds)
             and self._rounds[progress.rounds_done].step <= progress.steps_done
         ):
             pruned = self._rounds[progress.rounds_done]
-            self._prune(pruned)
+            if isinstance(self._plan.schedule, Regrows) and self._holder.masks:
+                self._regrow(pruned)
+            else:
+                self._prune(pruned)
             progress.rounds_done += 1
         return pruned
 
@@ -231,45 +247,30 @@ class Pruner:
 
     @torch.no_grad()
     def _prune(self, planned: Round, *, may_revive: bool = False) -> None:
-        before = self.masks
+        before, masks = self.masks, self._holder.masks
         if self._learner is None:
-            self._decide(planned.fraction, {} if may_revive else self._holder.masks)
+            kept = {} if may_revive else masks
+            self._holder.masks = self._decider.decide(planned.fraction, kept, seed=self.seed)
         else:
-            self._decide_by_learned(planned, self._learner)
+            self._holder.masks = self._decider.decide_by_learned(
+                self._learner, planned.fraction, masks, seed=self.seed
+            )
         self._apply()
         self._progress.add(compare(planned, before, self.masks))
 
-    def _decide_by_learned(self, planned: Round, learner: ScoreLearner) -> None:
-        if not learner.scores:
-            raise NeedsTraining(
-                f"{self.recipe.criterion.name} needs training steps to learn its scores from, and there was none "
-                "yet: attach the optimizer, train, and let the schedule start after the first step"
-            )
-        learner.uncover(self._holder.masks)
-        try:
-            # All weights take part again, those pruned with the value that they had.
-            self._decide(planned.fraction, {}, learned=learner.scores)
-        finally:
-            learner.cover(self._holder.masks)
-
-    def _decide(
-        self, fraction: float, before: Mapping[str, Tensor], learned: Mapping[str, Tensor] | None = None
-    ) -> None:
-        plan = self._plan
-        calibration = Calibration(self._data, self._loss, seed=self.seed)
-        calculation = Calculation(
-            self.model, plan, self.recipe, before, calibration, self._measured, learned=learned
+    @torch.no_grad()
+    def _regrow(self, planned: Round) -> None:
+        plan, before = self._plan, self.masks
+        if not isinstance(plan.schedule, Regrows):
+            raise NoRegrowth(f"the schedule {self.recipe.schedule.name} does not regrow: set and rigl do")
+        growth = (
+            by_gradient(plan.pattern, self._parameters)
+            if plan.schedule.grows_by == "gradient"
+            else by_chance(self.seed, planned.number)
         )
-        masks: dict[str, Tensor] = {}
-        for unit, groups in zip(plan.units, calculation.kept_groups(fraction), strict=True):
-            masks.update(make_masks(plan.pattern, unit, groups))
-        self._holder.masks = masks
-        if isinstance(plan.criterion, UpdatesWeights):
-            for layer in plan.pruned_layers:
-                updated = plan.criterion.update_weight(
-                    layer.weight, masks[layer.name], calculation.statistics[layer.name]
-                )
-                layer.weight.copy_(updated)
+        self._holder.masks = regrow(plan, before, growth, share=plan.schedule.share(planned.progress))
+        self._apply()
+        self._progress.add(compare(planned, before, self.masks))
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self._learner is not None:
@@ -296,4 +297,4 @@ def prune(
     measured: Measured | None = None,
 ) -> MaskSet:
     """Prune a model in place as far as its recipe's target says; return the masks."""
-    return Pruner(model, recipe, data, loss, seed=seed, measured=measured).update(1.0)
+    return Pruner(model, recipe, data, loss, seed=seed, measured=measured).update()

@@ -1,10 +1,16 @@
 """A tiny training loop for the tests: the same steps with the same seed, with a pruner going along."""
 
-import torch
-from torch import nn
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tests.worker.pruning.networks import ConvNet, batches, fill
-from worker.pruning import Pruner
+import torch
+from torch import Tensor, nn
+
+from tests.worker.pruning.networks import Batches, ConvNet, batches, fill
+from worker.pruning import MaskSet, Pruner, prune
+from worker.pruning.protocols import LearnsScores
+from worker.pruning.registry import entries
 from worker.pruning.rounds import Round
 
 
@@ -43,3 +49,44 @@ def zeros(model: nn.Module, pruner: Pruner) -> bool:
     """Say whether every pruned weight is exactly zero."""
     weights = dict(model.named_parameters())
     return all(not weights[name][~mask].any() for name, mask in pruner.masks.items())
+
+
+def learns_scores(recipe: Mapping[str, Any]) -> bool:
+    name = recipe.get("criterion", {"name": "magnitude"})["name"]
+    return "training" in entries("criterion")[name].needs
+
+
+def prune_any(
+    model: nn.Module, recipe: Mapping[str, Any], data: Batches | None = None, **changes: Any
+) -> MaskSet:
+    """Prune as `prune` does; a criterion that learns takes a step on each batch first.
+
+    The steps have real gradients and a learning rate of zero, so that all laws see the weights as they were.
+    """
+    if not learns_scores(recipe):
+        return prune(model, recipe, data, **changes)
+    pruner = Pruner(model, recipe, data, **changes)
+    pruner.attach(optimizer := torch.optim.SGD(model.parameters(), lr=0.0))
+    for x, y in data or ():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    pruner.update(1.0)
+    return pruner.finish()
+
+
+def learn_scores(
+    model: nn.Module, names: Sequence[str], criterion: LearnsScores, data: Batches
+) -> dict[str, Tensor]:
+    """Return what a criterion learns from a step on each batch, computed on a copy, by parameter name."""
+    twin = copy.deepcopy(model).eval()
+    weights = {name: twin.get_parameter(name).requires_grad_() for name in names}
+    memories = {name: criterion.start(weight.detach()) for name, weight in weights.items()}
+    for x, y in data:
+        with torch.enable_grad():
+            loss = nn.functional.cross_entropy(twin(x).float(), y)
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            criterion.learn(memories[name], weight.detach(), gradient, pressure=0.0)
+    return {name: memory["scores"] for name, memory in memories.items()}

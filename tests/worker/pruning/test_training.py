@@ -279,6 +279,14 @@ def as_read(stored: object, tensors: dict[str, Tensor]) -> object:
 
 RESUMED = {
     "cubic": CUBIC,
+    "movement": {**CUBIC, "criterion": {"name": "movement"}},
+    "movement_soft": {
+        **CUBIC,
+        # Fast enough that scores fall under the threshold in so few steps.
+        "criterion": {"name": "movement_soft", "params": {"score_learning_rate": 0.3}},
+    },
+    "rigl": {**ONE_SHOT, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.1}}},
+    "set": {**ONE_SHOT, "schedule": {"name": "set", "params": {"interval_fraction": 0.1}}},
 }
 
 

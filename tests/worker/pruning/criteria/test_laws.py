@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.worker.pruning.criteria.tiny import BEHIND_BATCHNORM, LAYERS, images, net
+from tests.worker.pruning.loop import learn_scores
 from worker.pruning.errors import MissingData
+from worker.pruning.protocols import LearnsScores
 from worker.pruning.registry import Plugin, entries
 from worker.pruning.statistics import Calibration, gather, reads_of
 
@@ -40,13 +43,16 @@ def _scores(
     dtype = next(model.parameters()).dtype
     data = [(x.to(dtype), y) for x, y in images(5, 3)]
     found = gather(model, names, criterion=criterion, calibration=Calibration(data=data, seed=seed))
+    if isinstance(criterion, LearnsScores):
+        learned = learn_scores(model, names, criterion, data)
+        found = {name: replace(one, learned_scores=learned[name]) for name, one in found.items()}
     return {name: criterion.score(model.get_parameter(name), found[name]) for name in names}
 
 
 def test_all_criteria_of_the_library_are_registered():
     assert set(entries("criterion")) >= {
-        "activation", "bn_scale", "fisher", "fpgm", "gradient", "grasp", "magnitude", "obd", "random",
-        "snip", "sparsegpt", "synflow", "taylor", "wanda",
+        "activation", "bn_scale", "fisher", "fpgm", "gradient", "grasp", "magnitude", "movement",
+        "movement_soft", "obd", "random", "snip", "sparsegpt", "synflow", "taylor", "wanda",
     }  # fmt: skip
 
 

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.pruning.protocols import Schedule
+from worker.pruning.protocols import CountsOnDensity, Cycles, Regrows, Schedule
 from worker.pruning.registry import InvalidParams, build, entries
+from worker.pruning.schedules.window import Window
 
 NAMES = list(entries("schedule"))
 GRADUAL = ["cubic", "exponential", "linear"]
 PROGRESS = st.floats(0.0, 1.0)
 
 
-def schedule(name: str, **params: float) -> Schedule:
+def schedule(name: str, **params: object) -> Schedule:
     return cast(Schedule, build("schedule", name, params))
 
 
@@ -99,3 +100,56 @@ def test_exponential_prunes_the_same_share_of_what_is_left_every_time() -> None:
 def test_one_shot_can_wait() -> None:
     fraction = schedule("one_shot", start_fraction=0.5).fraction
     assert (fraction(0.0), fraction(0.49), fraction(0.5)) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["iterative", "lottery_ticket"])
+@given(rounds=st.integers(1, 50), density=st.floats(0.001, 0.999))
+def test_the_rounds_of_cycles_are_the_stairs_of_the_whole_run(name: str, rounds: int, density: float) -> None:
+    cycles = schedule(name, rounds=rounds, final_density=density)
+    assert isinstance(cycles, Cycles)
+    after = [cycles.fraction_after(number) for number in range(rounds + 1)]
+    assert (after[0], after[-1]) == (0.0, 1.0)
+    assert all(one < other for one, other in itertools.pairwise(after))
+    trainings = rounds + int(cycles.trains_dense_first)
+    begun = [cycles.fraction(i / trainings) for i in range(trainings)]
+    assert begun == after[1 - int(cycles.trains_dense_first) :]
+
+
+def test_cycles_prune_the_same_share_of_what_is_left_every_time() -> None:
+    # To a density of 0.2 in three rounds: 0.2^(1/3) = 0.5848 is left after the first.
+    ticket = schedule("lottery_ticket", rounds=3, final_density=0.2)
+    assert isinstance(ticket, Cycles)
+    densities = [1 - 0.8 * ticket.fraction_after(i) for i in range(4)]
+    assert densities == pytest.approx([1.0, 0.5848, 0.3420, 0.2], abs=1e-4)
+
+
+def test_linear_spacing_prunes_as_much_every_time() -> None:
+    iterative = schedule("iterative", rounds=4, spacing="linear")
+    assert isinstance(iterative, Cycles)
+    assert [iterative.fraction_after(i) for i in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("number", [-1, 6])
+def test_a_round_that_there_is_not_is_refused(number: int) -> None:
+    cycles = schedule("iterative")
+    assert isinstance(cycles, Cycles)
+    with pytest.raises(ValueError, match="a number from 0 to 5"):
+        cycles.fraction_after(number)
+
+
+def test_a_schedule_says_what_it_promises() -> None:
+    promises = {
+        name: [kind.__name__ for kind in (Window, Cycles, Regrows, CountsOnDensity) if isinstance(one, kind)]
+        for name in NAMES
+        for one in [schedule(name)]
+    }
+    assert promises == {
+        "cubic": ["Window"],
+        "exponential": ["Window"],
+        "iterative": ["Cycles", "CountsOnDensity"],
+        "linear": ["Window"],
+        "lottery_ticket": ["Cycles", "CountsOnDensity"],
+        "one_shot": [],
+        "rigl": ["Regrows"],
+        "set": ["Regrows"],
+    }

@@ -1,0 +1,55 @@
+"""The movement criterion: what moves away from zero while the model is trained is kept.
+
+Sanh et al. 2020, arXiv:2005.07683, equations 4 to 6: S = -Σ_t (∂L/∂W')_t · W_t, where W' is the masked
+weight, learned straight through the mask, so that a pruned weight goes on earning its way back. The learning
+rate of S is left out, as a common factor changes no ranking. Where S is exactly zero, in a layer without
+gradients say, magnitude decides.
+
+Differs from the paper: masks are chosen anew at every round, not at every step, and stay as they are once the
+schedule has come to the target.
+"""
+
+import torch
+from torch import Tensor
+
+from worker.pruning.errors import NeedsTraining
+from worker.pruning.protocols import Memory
+from worker.pruning.registry import Plugin, register
+from worker.pruning.statistics import LayerStatistics
+
+# Below every sum of products that is not zero, for every weight that is not astronomic.
+_TIE_BREAK = 1e-30
+
+
+@register(
+    "criterion",
+    "movement",
+    source="Sanh et al. 2020, arXiv:2005.07683, equations 4 to 6",
+    needs=("weights", "training"),
+)
+class Movement(Plugin):
+    """Score -Σ g·w over the training steps: weights that move away from zero are kept."""
+
+    def start(self, weight: Tensor) -> Memory:
+        """Return scores of zero."""
+        return {"scores": torch.zeros_like(weight, dtype=torch.float32)}
+
+    @torch.no_grad()
+    def learn(self, memory: Memory, weight: Tensor, gradient: Tensor, *, pressure: float) -> None:
+        """Add one step's -g·w, whatever the pressure."""
+        memory["scores"].addcmul_(weight.float(), gradient.float(), value=-1)
+
+    @torch.no_grad()
+    def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
+        """Return the learned scores, float32, of the weight's shape; raises NeedsTraining without any."""
+        return read_scores(weight, stats)
+
+
+def read_scores(weight: Tensor, stats: LayerStatistics) -> Tensor:
+    """Return learned scores, with a hair of the magnitude where they are zero."""
+    learned = stats.learned_scores
+    if learned is None:
+        raise NeedsTraining(
+            f"{stats.name}: there are no scores yet; movement learns them from training steps"
+        )
+    return torch.where(learned == 0.0, weight.float().abs() * _TIE_BREAK, learned)
