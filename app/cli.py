@@ -15,7 +15,8 @@ from rich.console import Console
 
 from app import processes
 from app.client import ApiError, Client, DownloadRefused, Unreachable, WaitTimeout
-from app.console import job_progress, show_job, show_refusal, show_report
+from app.console import show_job, show_refusal, show_report
+from app.progress_bar import job_progress
 from app.spec_file import InvalidSpecFile, SpecFile, read_spec_file
 
 

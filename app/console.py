@@ -1,42 +1,14 @@
-"""What the command line shows: a progress bar, a refusal, the summary of a report."""
+"""What the command line prints: a refusal, how a job stands, the summary of a report."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.client import ApiError
 
 Json = dict[str, Any]  # Any: JSON as the service sent it
-
-
-class JobProgress:
-    """One line that follows a job by its events."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("queued", total=1.0)
-
-    def show(self, event: Json) -> None:
-        """Take the next event into the line."""
-        fraction = event["data"].get("fraction")
-        if isinstance(fraction, int | float):
-            self._progress.update(self._task, completed=fraction)
-        if event["type"] == "job.succeeded":
-            self._progress.update(self._task, completed=1.0)
-        label = event["stage"] if event["stage"] else event["type"].removeprefix("job.")
-        self._progress.update(self._task, description=label)
-
-
-@contextmanager
-def job_progress(console: Console) -> Iterator[JobProgress]:
-    """Show a progress bar while a job is followed."""
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
-        yield JobProgress(progress)
 
 
 def show_refusal(console: Console, error: ApiError) -> None:
@@ -62,41 +34,95 @@ def show_job(console: Console, job: Json) -> None:
 
 def show_report(console: Console, report: Json) -> None:
     """Print dense against pruned, and in sentences below it what the numbers mean."""
-    summary = report["summary"]
-    size, macs = summary["size_bytes"], summary["macs"]
     table = Table("", "dense", "pruned", box=None, pad_edge=False)
-    for metric in summary["metrics"]:
-        name = f"{metric['name']} on {metric['split']}"
-        table.add_row(name, f"{metric['baseline']:.4f}", f"{metric['final']:.4f}")
-        table.add_row("  95 % interval", _interval(metric["baseline_ci95"]), _interval(metric["final_ci95"]))
-        table.add_row("  before recovery", "", f"{metric['pruned']:.4f}")
-    for label, row in (("parameters", summary["parameters"]), ("  not zero", summary["nonzero"])):
-        table.add_row(label, f"{row['before']:,}", f"{row['after']:,}")
-    table.add_row("bytes", f"{size['dense_before']:,}", f"{size['artifact']:,}")
-    table.add_row("  compressed", f"{size['compressed_before']:,}", f"{size['compressed']:,}")
-    table.add_row("MACs", f"{macs['before']:,}", f"{macs['after']:,}")
-    table.add_row("  by a weight not zero", "", f"{macs['effective']:,}")
-    for row in summary["latency"]:
-        label = f"ms, batch {row['batch_size']}, {row['device']}"
-        table.add_row(label, f"{row['baseline_ms']['p50']:.3f}", f"{row['final_ms']['p50']:.3f}")
+    for row in (*_tell_metrics(report), *_tell_sizes(report["summary"])):
+        table.add_row(*row)
     console.print(table)
     console.print()
-    for sentence in _sentences(summary):
+    for sentence in _sentences(report):
         console.print(sentence, markup=False, highlight=False)
     for warning in report["warnings"]:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 
-def _sentences(summary: Json) -> Iterator[str]:
+Row = tuple[str, str, str]
+
+
+def _tell_metrics(report: Json) -> Iterator[Row]:
+    for metric in report["summary"]["metrics"]:
+        yield _name(metric), _number(metric["baseline"]), _number(metric["final"])
+        yield "  95 % interval", _interval(metric["baseline_ci95"]), _interval(metric["final_ci95"])
+        yield "  before recovery", "", _number(metric["pruned"])
+        for control in report.get("controls", ()):
+            for other in control["metrics"]:
+                if other["name"] == metric["name"]:
+                    yield f"  control: {control['name']}", "", _number(other["final"])
+    worst = report["summary"].get("worst_class")
+    for row in report.get("classes", ()):
+        if worst and row["label"] == worst["label"]:
+            yield f"worst class, {row['label']}: recall", _number(row["baseline"]), _number(row["final"])
+
+
+def _tell_sizes(summary: Json) -> Iterator[Row]:
+    size, macs = summary["size_bytes"], summary["macs"]
+    for label, row in (("parameters", summary["parameters"]), ("  not zero", summary["nonzero"])):
+        yield label, f"{row['before']:,}", f"{row['after']:,}"
+    yield "bytes", f"{size['dense_before']:,}", f"{size['artifact']:,}"
+    yield "  compressed", f"{size['compressed_before']:,}", f"{size['compressed']:,}"
+    yield "MACs", f"{macs['before']:,}", f"{macs['after']:,}"
+    yield "  by a weight not zero", "", f"{macs['effective']:,}"
+    for row in summary["latency"]:
+        label = f"ms, batch {row['batch_size']}, {row['device']}"
+        yield label, f"{row['baseline_ms']['p50']:.3f}", f"{row['final_ms']['p50']:.3f}"
+
+
+def _sentences(report: Json) -> Iterator[str]:
+    summary = report["summary"]
     sparsity = summary["sparsity"]
     yield f"{sparsity['prunable']:.2%} of the prunable and {sparsity['total']:.2%} of all weights are zero."
     for metric in summary["metrics"]:
-        low, high = metric["drop_ci95"]
-        drop = f"{metric['drop']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, n = {metric['n']:,})"
-        yield f"Drop in {metric['name']}: {drop}, measured on the same samples."
+        yield f"{_name(metric)}: {_tell_change(metric)}.{_tell_flips(metric)}"
+    if worst := summary.get("worst_class"):
+        yield f"Worst class, {worst['label']}: {_tell_change(worst)}."
+    for control in report.get("controls", ()):
+        for metric in control["metrics"]:
+            yield f"Control {control['name']}, {metric['name']}: {_tell_change(metric)}."
     for row in summary["latency"]:
         yield str(row["why"])
 
 
+def _name(metric: Json) -> str:
+    average = {"binary": " of class 1", "macro": ", mean of the classes"}.get(metric.get("average") or "", "")
+    return f"{metric['name']}{average} on {metric['split']}"
+
+
+def _tell_change(change: Json) -> str:
+    """Say which way a number went, and between which ends that surely lies; the sign is told by the word."""
+    loss, (low, high) = change["drop"], change["drop_ci95"]
+    if not change.get("higher_is_better", True):
+        loss, low, high = -loss, -high, -low
+    n = f"n = {change['n']:,}"
+    if loss == low == high == 0:
+        return f"the same ({n})"
+    word = "worse"
+    if loss < 0:
+        word, loss, low, high = "better", -loss, -high, -low
+    doubt = ", which may be chance" if low <= 0 <= high else ""
+    return f"{word} by {_number(loss)} (95 % interval {_interval([low, high])}, {n}){doubt}"
+
+
+def _tell_flips(metric: Json) -> str:
+    flips = metric.get("flips")
+    if not flips:
+        return ""
+    changed = f"{flips['became_wrong']:,} samples became wrong, {flips['became_right']:,} right"
+    return f" {changed} (McNemar's p = {metric['p_value']:.2g})."
+
+
 def _interval(ends: list[float]) -> str:
-    return f"{ends[0]:.4f} to {ends[1]:.4f}"
+    return f"{_number(ends[0])} to {_number(ends[1])}"
+
+
+def _number(value: float) -> str:
+    # A perplexity has no upper end; the digits of one that is far off say nothing.
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.5g}"

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from app.client import Client
-from app.console import job_progress, show_report
+from app.console import show_report
+from app.progress_bar import job_progress
 
 Json = dict[str, Any]  # Any: JSON as it goes over HTTP
 

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _judge(report: Json, console: Console) -> int:
-    [metric] = report["summary"]["metrics"]
+    metric = report["summary"]["metrics"][0]
     prunable = [layer for layer in report["layers"] if layer["prunable"]]
     weights = sum(layer["parameters_before"] for layer in prunable)
     zeros = weights - sum(layer["nonzero"] for layer in prunable)

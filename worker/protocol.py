@@ -138,7 +138,7 @@ class ModelLayer(_Frozen):
 
 
 class CheckOutput(_Frozen):
-    """What the deep check found; `forward_ms` is one sample of a batch of 64, on the runner's threads."""
+    """What the deep check found; `forward_ms` is one sample in a batch, on the runner's threads."""
 
     kind: Literal["check_model"] = "check_model"
     parameters: int

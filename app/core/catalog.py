@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from app.core.spec import MetricName
+
 _FILE = Path(__file__).with_name("catalog.json")
 
 Kind = Literal["criterion", "pattern", "allocation", "schedule"]
@@ -37,6 +39,12 @@ class Named(_Frozen):
     summary: str = ""
 
 
+class Task(Named):
+    """What a dataset is for, and what its models are measured by; the first metric is the default."""
+
+    metrics: tuple[MetricName, ...]
+
+
 class Catalog(_Frozen):
     criteria: tuple[Entry, ...]
     patterns: tuple[Entry, ...]
@@ -45,7 +53,7 @@ class Catalog(_Frozen):
     architectures: tuple[Architecture, ...]
     model_formats: tuple[Named, ...]
     dataset_formats: tuple[Named, ...]
-    tasks: tuple[Named, ...]
+    tasks: tuple[Task, ...]
     targets: tuple[Named, ...]
 
     def plugins(self, kind: Kind) -> dict[str, Entry]:

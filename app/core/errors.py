@@ -266,6 +266,10 @@ class SparsityLost(JobError):
     code, title = "sparsity_lost", "A pruned weight did not stay zero"
 
 
+class NonfiniteAnswers(JobError):
+    status, code, title, blame = 422, "nonfinite_answers", "The model answers NaN or infinity", Blame.USER
+
+
 class OutOfMemory(JobError):
     code, title, blame = "out_of_memory", "The worker has not enough memory", Blame.RESOURCE
 

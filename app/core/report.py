@@ -1,7 +1,10 @@
 """The report of a finished job, schema 1.0: every number is counted on the exported file."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from app.core.spec import MetricName
 from app.core.states import GateOutcome
 
 REPORT_SCHEMA = "1.0"
@@ -50,19 +53,66 @@ class MemoryBytes(_Frozen):
     peak_inference_after: int
 
 
-class Metric(_Frozen):
-    """`drop` = baseline - final; `drop_ci95` from a paired bootstrap over the same samples."""
+Interval = tuple[float, float]
 
-    name: str
+
+class Flips(_Frozen):
+    """Samples that the dense model had right and the final one has wrong, and the other way round."""
+
+    became_wrong: int
+    became_right: int
+
+
+class Metric(_Frozen):
+    """Dense against final on the same samples.
+
+    `drop` = baseline - final, whatever direction is better. `method` says how `drop_ci95` was made,
+    `average` which F1 it is. `pruned` is null for a control, `p_value` (McNemar) and `flips` for what is no
+    accuracy.
+    """
+
+    name: MetricName
     split: str
     n: int
+    higher_is_better: bool
+    average: Literal["binary", "macro"] | None
     baseline: float
-    baseline_ci95: tuple[float, float]
-    pruned: float
+    baseline_ci95: Interval
+    pruned: float | None
     final: float
-    final_ci95: tuple[float, float]
+    final_ci95: Interval
     drop: float
-    drop_ci95: tuple[float, float]
+    drop_ci95: Interval
+    method: str
+    p_value: float | None
+    flips: Flips | None
+
+
+class Control(_Frozen):
+    """Another model that the fine-tune made to compare with, measured against the dense one too."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+
+
+class ClassRow(_Frozen):
+    """The recall of one class, over its `n` samples of the test split."""
+
+    label: int
+    n: int
+    baseline: float
+    final: float
+    drop: float
+    drop_ci95: Interval
+
+
+class WorstClass(_Frozen):
+    """The class that loses most; of several, the one of the lowest label."""
+
+    label: int
+    n: int
+    drop: float
+    drop_ci95: Interval
 
 
 class Milliseconds(_Frozen):
@@ -81,7 +131,7 @@ class LatencyResult(_Frozen):
     baseline_ms: Milliseconds
     final_ms: Milliseconds
     speedup: float
-    speedup_ci95: tuple[float, float]
+    speedup_ci95: Interval
     why: str
 
 
@@ -93,6 +143,7 @@ class Summary(_Frozen):
     macs: Macs
     memory_bytes: MemoryBytes
     metrics: tuple[Metric, ...]
+    worst_class: WorstClass | None
     latency: tuple[LatencyResult, ...]
 
 
@@ -179,6 +230,8 @@ class Report(_Frozen):
     inputs: ReportInputs
     environment: Environment
     summary: Summary
+    classes: tuple[ClassRow, ...]
+    controls: tuple[Control, ...]
     layers: tuple[LayerReport, ...]
     history: tuple[HistoryRow, ...]
     gates: tuple[GateResult, ...]

@@ -158,14 +158,42 @@ class Latency(Strict):
     repeats: Annotated[int, Field(ge=10, le=10_000)] = 100
 
 
+MetricName = Literal["accuracy", "f1", "mcc", "perplexity", "mse"]
+
+
 class Evaluation(Strict):
-    metrics: tuple[Literal["accuracy"], ...] = ("accuracy",)
+    """What is measured of the finished model; no `metrics` means all that the dataset's task has."""
+
+    metrics: tuple[MetricName, ...] = Field(default=(), max_length=16)
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 256
     latency: Latency | None = Latency()
 
+    @field_validator("metrics", mode="after")
+    @classmethod
+    def _names_each_once(cls, value: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"name each metric once, found {', '.join(value)}")
+        return value
 
+
+# A drop is baseline - final: a perplexity or an error that grew has a negative one.
 GateMetric = Literal[
-    "accuracy", "accuracy_drop", "sparsity", "size_bytes", "compressed_bytes", "macs", "speedup"
+    "accuracy",
+    "accuracy_drop",
+    "f1",
+    "f1_drop",
+    "mcc",
+    "mcc_drop",
+    "perplexity",
+    "perplexity_drop",
+    "mse",
+    "mse_drop",
+    "worst_class_drop",
+    "sparsity",
+    "size_bytes",
+    "compressed_bytes",
+    "macs",
+    "speedup",
 ]
 
 

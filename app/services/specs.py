@@ -21,6 +21,7 @@ from app.core.tables import Dataset, JsonObject, Model
 from app.services import faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_row_faults
+from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
 
 _NEEDS_DATA = frozenset({"gradients", "activations", "training"})
 _NEEDS_TRAINING = "training"
@@ -61,6 +62,9 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
     spec, items = _resolve_plugins(spec, catalog)
     items += _find_missing_rows(spec, model, dataset)
     items += _find_unmet_needs(spec, catalog, dataset)
+    if dataset is not None:
+        spec, unknown = resolve_metrics(spec, catalog, dataset)
+        items += unknown
     if model is not None and model.inspection is not None:
         items += find_row_faults(spec.recipe.layers, model.inspection["layers"])
     if items or model is None:
@@ -125,7 +129,11 @@ def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) 
     wants_data += [
         (f"/gates/{i}/metric", f"a gate on {gate.metric} needs an evaluation")
         for i, gate in enumerate(spec.gates)
-        if gate.metric in ("accuracy", "accuracy_drop")
+        if gate.metric in GATES_ON_ANSWERS
+    ]
+    wants_data += [
+        (f"/evaluation/metrics/{i}", f"measuring {name} needs answers to compare")
+        for i, name in enumerate(spec.evaluation.metrics)
     ]
     if spec.dataset_id is not None:  # it is named but not there: said already
         return items

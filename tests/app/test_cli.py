@@ -40,6 +40,8 @@ REPORT = {
                 "name": "accuracy",
                 "split": "test",
                 "n": 540,
+                "higher_is_better": True,
+                "average": None,
                 "baseline": 0.9815,
                 "baseline_ci95": [0.97, 0.99],
                 "pruned": 0.93,
@@ -47,8 +49,12 @@ REPORT = {
                 "final_ci95": [0.96, 0.99],
                 "drop": 0.0019,
                 "drop_ci95": [-0.005, 0.009],
+                "method": "paired bootstrap, 10000 draws",
+                "p_value": 1.0,
+                "flips": {"became_wrong": 6, "became_right": 5},
             }
         ],
+        "worst_class": {"label": 8, "n": 52, "drop": 0.0385, "drop_ci95": [-0.02, 0.1]},
         "latency": [
             {
                 "batch_size": 1,
@@ -60,6 +66,10 @@ REPORT = {
             }
         ],
     },
+    "classes": [
+        {"label": 8, "n": 52, "baseline": 0.9615, "final": 0.9231, "drop": 0.0385, "drop_ci95": [-0.02, 0.1]}
+    ],
+    "controls": [],
     "warnings": ["small test split"],
 }
 

@@ -1,15 +1,22 @@
-"""Confidence intervals of measured numbers; those that draw use a fixed seed, so they repeat exactly."""
+"""How sure a measured number is: what is drawn for that is drawn with a fixed seed, so it repeats exactly."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 Interval = tuple[float, float]
 
+# Of a paired difference of right and wrong, which is one multinomial draw, and of everything else.
+DROP_DRAWS = 10_000
+RESAMPLE_DRAWS = 2_000
+_SPEEDUP_DRAWS = 1_000
+
 _Z95 = 1.959963984540054
-_DRAWS = 10_000
 _SEED = 20_040_229
+# Numbers drawn at a time: 16 MB.
+_CHUNK = 2_000_000
 
 
 def compute_wilson_interval(hits: int, n: int) -> Interval:
@@ -31,9 +38,45 @@ def compute_drop_interval(baseline: npt.NDArray[np.bool_], final: npt.NDArray[np
     n = len(baseline)
     lost, won = int((baseline & ~final).sum()), int((~baseline & final).sum())
     draws = np.random.default_rng(_SEED).multinomial(
-        n, [lost / n, won / n, (n - lost - won) / n], size=_DRAWS
+        n, [lost / n, won / n, (n - lost - won) / n], size=DROP_DRAWS
     )
     return _percentiles((draws[:, 0] - draws[:, 1]) / n)
+
+
+def compute_mcnemar_p(became_wrong: int, became_right: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947) that both changes are equally likely.
+
+    It asks how often a fair coin, thrown once for each sample that changed, falls at least as lopsided.
+    """
+    changed, fewer = became_wrong + became_right, min(became_wrong, became_right)
+    log_all = math.lgamma(changed + 1) - changed * math.log(2)
+    tail = math.fsum(
+        math.exp(log_all - math.lgamma(i + 1) - math.lgamma(changed - i + 1)) for i in range(fewer + 1)
+    )
+    return min(1.0, 2 * tail)
+
+
+def resample(cell_of: npt.NDArray[np.int64], cells: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield how often each cell is drawn, [some draws, cells], until there are RESAMPLE_DRAWS rows.
+
+    A draw takes n samples with replacement; `cell_of` [n] names the cell of each. Samples with the same
+    answers can share a cell, which makes the sums over a draw short.
+    """
+    generator, n, left = np.random.default_rng(_SEED), len(cell_of), RESAMPLE_DRAWS
+    while left:
+        draws = min(left, max(1, _CHUNK // n))
+        left -= draws
+        drawn = cell_of[generator.integers(0, n, size=(draws, n))] + cells * np.arange(draws)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=draws * cells).reshape(draws, cells)
+
+
+def compute_resampled_interval(draws: npt.NDArray[np.float64], *, around: float) -> Interval:
+    """Return the 95 % percentile interval of a metric's draws, wide enough to hold the measured value.
+
+    Where few samples decide, the draws may lie to one side of it.
+    """
+    low, high = _percentiles(draws)
+    return min(low, around), max(high, around)
 
 
 def compute_speedup_interval(
@@ -44,7 +87,7 @@ def compute_speedup_interval(
     Runs are drawn in pairs, so that a slow moment of the machine hits both sides alike.
     """
     repeats = len(dense_ms)
-    picks = np.random.default_rng(_SEED).integers(0, repeats, size=(_DRAWS // 10, repeats))
+    picks = np.random.default_rng(_SEED).integers(0, repeats, size=(_SPEEDUP_DRAWS, repeats))
     return _percentiles(np.median(dense_ms[picks], axis=1) / np.median(pruned_ms[picks], axis=1))
 
 

@@ -12,10 +12,11 @@ from app.core.report import LatencyResult, Milliseconds
 from app.core.spec import Latency
 from worker.measure.intervals import Interval, compute_speedup_interval
 from worker.measure.model import MeasuredModel
-from worker.models.inputs import Inputs, compute_logits, leaves
+from worker.models.inputs import Inputs, TextInput, compute_logits, leaves
 from worker.models.registry import Network
 
 _WARMUP = 10
+_FORWARD_BATCH, _FORWARD_TOKENS = 64, 2_048
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,10 @@ def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: Inputs, *, repeats
     return Timings(times[:, 0], times[:, 1])
 
 
-def measure_forward_ms(network: Network, *, batch_size: int = 64) -> float:
+def measure_forward_ms(network: Network) -> float:
     """Return the milliseconds of one sample in a batch, the best of three after a warm-up."""
     network.module.eval()
+    batch_size = _choose_batch_size(network)
     batch = network.inputs.blank(batch_size)
     with torch.inference_mode():
         compute_logits(network.module, batch)
@@ -94,6 +96,13 @@ def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) ->
     if 0.95 <= timings.speedup <= 1.05:
         return f"{measured}, a difference of the machine's noise and not of the model: {cause}."
     return f"{measured}, although {cause}; the difference comes from the machine, not from skipped work."
+
+
+def _choose_batch_size(network: Network) -> int:
+    """Return 64, or as many texts as hold 2,048 tokens: the logits of 64 long ones can fill 13 GB."""
+    if isinstance(network.inputs, TextInput):
+        return max(1, min(_FORWARD_BATCH, _FORWARD_TOKENS // network.inputs.max_tokens))
+    return _FORWARD_BATCH
 
 
 def _time_pair(

@@ -1,7 +1,8 @@
 """Count the multiply-accumulates of one sample, layer by layer, by running it.
 
 The formulas are those of torch.utils.flop_counter. Its own counter imports torch's compiler, which takes
-longer than everything else that a small job does; ours adds up the same numbers without.
+longer than everything else that a small job does; ours adds up the same numbers without, and one more: the
+attention kernel of a CPU, for which torch has no formula.
 """
 
 from collections import Counter
@@ -18,10 +19,20 @@ from torch.utils.flop_counter import flop_registry
 
 from worker.models.inputs import Inputs, compute_logits
 
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FORMULAS = {
+    **flop_registry,
+    _CPU_ATTENTION: flop_registry[torch.ops.aten._scaled_dot_product_flash_attention],
+}
+
 
 @dataclass(frozen=True)
 class LayerMacs:
-    """`by_weight` has every layer by its weight's name in the state dict; `rest` is what no layer does."""
+    """`by_weight` has every layer by its weight's name in the state dict; `rest` is what no layer does.
+
+    A weight that several layers share is there under the name of each. Looking up an embedding multiplies
+    nothing. The products of queries, keys and values are in `rest`.
+    """
 
     by_weight: Mapping[str, int]
     rest: int
@@ -50,6 +61,7 @@ def count_effective_macs(macs: LayerMacs, weights: Mapping[str, torch.Tensor]) -
 
     `weights` is by tensor name. Each weight of a linear or convolutional layer takes part in equally many
     products (one a position), so a layer's count is its total times its share of weights that are not zero.
+    That holds for a Linear, [out, in], as for the Conv1D of transformers, [in, out].
     """
     effective = macs.rest
     for name, total in macs.by_weight.items():
@@ -80,7 +92,7 @@ class _ProductCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
     ) -> Any:  # Any: as above
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        formula = flop_registry.get(getattr(func, "overloadpacket", None))
+        formula = _FORMULAS.get(getattr(func, "overloadpacket", None))
         if formula is not None:
             # Two floating-point operations are one multiply-accumulate.
             innermost = self.running[-1] if self.running else None

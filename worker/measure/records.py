@@ -1,8 +1,9 @@
 """Run a model over a split and keep what the metrics need of each sample, so that two can be compared."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from app.core.errors import NonfiniteAnswers
 from worker.datasets.splits import Split
 from worker.models.inputs import compute_logits, move
 from worker.objectives.registry import Objective, Records
@@ -11,11 +12,26 @@ from worker.objectives.registry import Objective, Records
 def record_split(
     module: nn.Module, split: Split, objective: Objective, *, batch_size: int, device: torch.device
 ) -> Records:
-    """Return the records [n, …] of a split on the CPU, in its order; the model is set to evaluation mode."""
+    """Return the records [n, …] of a split on the CPU, in its order; the model is set to evaluation mode.
+
+    Raises NonfiniteAnswers: of NaN there is no metric, and a class that NaN answers is none.
+    """
     module.eval()
     with torch.inference_mode():
         parts = [
-            objective.record(compute_logits(module, move(batch.inputs, device)), batch.targets.to(device))
+            objective.record(
+                _check(compute_logits(module, move(batch.inputs, device))), batch.targets.to(device)
+            )
             for batch in split.batches(batch_size)
         ]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    records = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for name, record in records.items():
+        if record.is_floating_point() and not bool(record.isfinite().all()):
+            raise NonfiniteAnswers(f"the model's answers to the split {split.name} give no finite {name}")
+    return records
+
+
+def _check(logits: Tensor) -> Tensor:
+    if bool(logits.isnan().any()):
+        raise NonfiniteAnswers("the model answers NaN to samples of finite numbers")
+    return logits

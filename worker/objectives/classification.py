@@ -9,7 +9,7 @@ from worker.objectives.registry import Records, register
 @register(
     "image-classification",
     summary="One class an image, measured by accuracy.",
-    metrics=("accuracy",),
+    metrics=("accuracy", "f1", "mcc"),
 )
 class Classification:
     """Cross-entropy over logits [b, classes] and labels [b] int64."""

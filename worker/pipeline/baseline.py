@@ -1,4 +1,4 @@
-"""Stage baseline: what the dense model gets right on the test split, sample by sample."""
+"""Stage baseline: what the dense model answers to the test split, sample by sample."""
 
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job

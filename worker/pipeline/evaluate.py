@@ -1,4 +1,4 @@
-"""Stage evaluate: what the final model gets right on the test split, sample by sample."""
+"""Stage evaluate: what the final model answers to the test split, sample by sample."""
 
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job

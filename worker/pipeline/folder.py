@@ -87,6 +87,10 @@ class StageFolder:
                 return None
         return manifest
 
+    def read_data(self) -> Data:
+        """Return what the stage said at its end, which must have come."""
+        return Manifest.model_validate_json(self.manifest_path.read_bytes()).data
+
     def write_json(self, name: str, value: JsonValue) -> None:
         """Write a JSON file with sorted keys."""
         (self.path / name).write_text(json.dumps(value, sort_keys=True, allow_nan=False))

@@ -48,14 +48,15 @@ def _round_to_weights(gate: Gate, measured: float, *, masked: int) -> float:
 
 
 def _find(metric: GateMetric, summary: Summary) -> float | None:
-    accuracy = next((one for one in summary.metrics if one.name == "accuracy"), None)
-    found: Mapping[GateMetric, float | None] = {
-        "accuracy": accuracy.final if accuracy else None,
-        "accuracy_drop": accuracy.drop if accuracy else None,
+    """Return the number that a gate is on; None when the job did not measure it."""
+    found: dict[str, float | None] = {
+        "worst_class_drop": summary.worst_class.drop if summary.worst_class else None,
         "sparsity": summary.sparsity.masked,
         "size_bytes": summary.size_bytes.artifact,
         "compressed_bytes": summary.size_bytes.compressed,
         "macs": summary.macs.after,
         "speedup": next((one.speedup for one in summary.latency), None),
     }
-    return found[metric]
+    for one in summary.metrics:
+        found |= {one.name: one.final, f"{one.name}_drop": one.drop}
+    return found.get(metric)

@@ -33,6 +33,7 @@ class Job:
         self.given = given
         self.spec = given.spec
         self.device = torch.device(given.device)
+        self._outputs: int | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -75,7 +76,13 @@ class Job:
         """Read the uploaded model, onto the job's device."""
         loaded = read_model(self.given.model)
         loaded.network.module.to(self.device)
+        self._outputs = loaded.network.outputs
         return loaded
+
+    @property
+    def outputs(self) -> int:
+        """How many classes, or other numbers, the model answers; kept from when it was read."""
+        return self.read_dense().network.outputs if self._outputs is None else self._outputs
 
     def read_final(self) -> LoadedModel:
         """Read the uploaded model's architecture with the final weights, onto the job's device."""

@@ -3,7 +3,7 @@
 from app.core.report import HistoryRow
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
-from worker.pipeline.predictions import predict_test_split
+from worker.pipeline.predictions import pick_metrics, predict_test_split
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_history_row, make_pruner, write_pruned
 from worker.pruning import MaskSet
@@ -36,8 +36,7 @@ def _describe_rounds(
 ) -> list[HistoryRow]:
     """Say what each round reached; only the last was measured."""
     full_sparsity = find_full_sparsity(job, reached[-1])
-    accuracy = measured.get("accuracy")
-    metrics = {"accuracy": accuracy} if isinstance(accuracy, float) else {}
+    metrics = pick_metrics(measured)
     return [
         make_history_row(
             planned,

@@ -1,10 +1,9 @@
 """Compose the report from what was counted on the exported file."""
 
 import platform
+from collections.abc import Iterator
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import JsonValue
 
 from app.core.report import (
@@ -13,7 +12,6 @@ from app.core.report import (
     LayerReport,
     Macs,
     MemoryBytes,
-    Metric,
     Report,
     ReportArtifact,
     ReportDataset,
@@ -27,22 +25,23 @@ from app.core.report import (
 from app.core.states import Stage
 from worker.export.files import EXPORTED, MODEL_FILE
 from worker.export.reload import Measured
-from worker.measure.intervals import compute_drop_interval, compute_wilson_interval
 from worker.measure.size import measure_file
+from worker.pipeline.comparisons import Comparisons, compare_answers
 from worker.pipeline.gates import judge_gates
 from worker.pipeline.job import Job, describe_device, describe_versions
-from worker.pipeline.predictions import read_records
 from worker.pipeline.pruning import make_pruner, read_history, read_masks
 from worker.pruning.layers import Layer, find_layers
 
 _SAMPLES_FOR_A_POINT = 1000
+_STAGES_BEFORE_THE_REPORT = tuple(stage for stage in Stage if stage is not Stage.VERIFY)
 
 
 def compose_report(job: Job, measured: Measured) -> Report:
     """Put together the report of a job whose stages up to export stand."""
     dense = job.read_dense().network
     prunable = {layer.name for layer in find_layers(dense.module) if layer.is_prunable}
-    summary = _summarise(job, measured, prunable)
+    compared = compare_answers(job)
+    summary = _summarise(job, measured, compared, prunable=prunable)
     return Report(
         job=ReportJob(
             id=job.given.job_id,
@@ -52,11 +51,13 @@ def compose_report(job: Job, measured: Measured) -> Report:
         inputs=_describe_inputs(job),
         environment=_describe_environment(job),
         summary=summary,
+        classes=compared.classes,
+        controls=compared.controls,
         layers=_describe_layers(make_pruner(job, dense).layers, measured, prunable),
         history=read_history(job.final_folder),
         gates=judge_gates(job.spec.gates, summary, masked=read_masks(job.final_folder).numel),
         artifacts=list_artifacts(job),
-        warnings=(*measured.warnings, *_warn(job)),
+        warnings=_collect_warnings(job, measured, compared),
     )
 
 
@@ -80,7 +81,7 @@ def list_artifacts(job: Job) -> tuple[ReportArtifact, ...]:
     return tuple(artifacts)
 
 
-def _summarise(job: Job, measured: Measured, prunable: set[str]) -> Summary:
+def _summarise(job: Job, measured: Measured, compared: Comparisons, *, prunable: set[str]) -> Summary:
     before, after = measured.dense, measured.exported
     uploaded = measure_file(job.given.model.files["weights"])
     artifact = measure_file(job.folder(Stage.EXPORT).path / MODEL_FILE)
@@ -105,7 +106,8 @@ def _summarise(job: Job, measured: Measured, prunable: set[str]) -> Summary:
             peak_inference_before=before.peak_inference_bytes,
             peak_inference_after=after.peak_inference_bytes,
         ),
-        metrics=_compare_accuracy(job),
+        metrics=compared.metrics,
+        worst_class=compared.worst_class,
         latency=measured.latency,
     )
 
@@ -114,38 +116,6 @@ def _count_sparsity(measured: Measured, names: set[str]) -> float:
     tensors = [measured.exported.tensors[name] for name in names]
     total = sum(tensor.parameters for tensor in tensors)
     return sum(tensor.parameters - tensor.nonzero for tensor in tensors) / total if total else 0.0
-
-
-def _compare_accuracy(job: Job) -> tuple[Metric, ...]:
-    if job.test_split is None:
-        return ()
-    baseline, pruned, final = (
-        _read_correct(job, stage) for stage in (Stage.BASELINE, Stage.PRUNE, Stage.EVALUATE)
-    )
-    n = len(final)
-    return (
-        Metric(
-            name="accuracy",
-            split="test",
-            n=n,
-            baseline=_share(baseline),
-            baseline_ci95=compute_wilson_interval(int(baseline.sum()), n),
-            pruned=_share(pruned),
-            final=_share(final),
-            final_ci95=compute_wilson_interval(int(final.sum()), n),
-            drop=(int(baseline.sum()) - int(final.sum())) / n,
-            drop_ci95=compute_drop_interval(baseline, final),
-        ),
-    )
-
-
-def _read_correct(job: Job, stage: Stage) -> npt.NDArray[np.bool_]:
-    records = read_records(job.folder(stage))
-    return cast(npt.NDArray[np.bool_], (records["prediction"] == records["truth"]).numpy())
-
-
-def _share(correct: npt.NDArray[np.bool_]) -> float:
-    return int(correct.sum()) / len(correct)
 
 
 def _describe_layers(
@@ -197,15 +167,32 @@ def _describe_environment(job: Job) -> Environment:
     )
 
 
-def _warn(job: Job) -> list[str]:
-    warnings = []
+def _collect_warnings(job: Job, measured: Measured, compared: Comparisons) -> tuple[str, ...]:
+    """Put together what the stages, the clean process and the comparison warn of, each sentence once."""
+    warnings = [
+        *_read_stage_warnings(job),
+        *measured.warnings,
+        *compared.warnings,
+        *_warn_of_the_job(job),
+    ]
+    return tuple(dict.fromkeys(warnings))
+
+
+def _read_stage_warnings(job: Job) -> Iterator[str]:
+    for stage in _STAGES_BEFORE_THE_REPORT:
+        warnings = job.folder(stage).read_data().get("warnings")
+        yield from map(str, warnings if isinstance(warnings, list) else ())
+
+
+def _warn_of_the_job(job: Job) -> Iterator[str]:
     if job.test_split is None:
-        warnings.append("there is no dataset: the accuracy of the pruned model is not known")
+        yield "there is no dataset: what pruning costs is not known"
     elif len(job.test_split) < _SAMPLES_FOR_A_POINT:
-        warnings.append(
-            f"the test split has {len(job.test_split)} samples: one of them is "
-            f"{1 / len(job.test_split):.2%} of accuracy, so read the intervals"
+        share = f": one of them is {1 / len(job.test_split):.2%} of accuracy"
+        is_counted = job.task is not None and "accuracy" in job.task.metrics
+        yield (
+            f"the test split has {len(job.test_split)} samples{share if is_counted else ''}, "
+            "so read the intervals"
         )
     if job.spec.finetune is None:
-        warnings.append("the spec asks for no fine-tuning: nothing recovers what pruning costs")
-    return warnings
+        yield "the spec asks for no fine-tuning: nothing recovers what pruning costs"

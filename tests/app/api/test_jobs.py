@@ -85,6 +85,17 @@ def test_a_sparsity_that_is_none_is_refused_at_its_place(client, model_id, value
     assert errors_of(answer) == {"/recipe/target/value": code}
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "metrics"),
+    [({}, ["accuracy", "f1", "mcc"]), ({"metrics": ["mcc"]}, ["mcc"])],
+)
+def test_the_metrics_that_are_measured_are_echoed(client, model_id, dataset_id, evaluation, metrics):
+    gate = {"metric": "worst_class_drop", "op": "<=", "value": 0.1}
+    spec = job_spec(model_id, dataset_id, evaluation=evaluation, gates=[gate])
+    job = client.post("/v1/jobs", json=spec).json()
+    assert job["resolved_spec"]["evaluation"]["metrics"] == metrics
+
+
 def recipe(**changes):
     return {"recipe": {"target": {"value": 0.5}} | changes}
 
@@ -135,6 +146,35 @@ def recipe(**changes):
             "/gates/0/metric",
             "dataset_required",
             "dataset_id",
+        ),
+        (
+            {"evaluation": {"metrics": ["f1"]}, "dataset_id": None},
+            "/evaluation/metrics/0",
+            "dataset_required",
+            "dataset_id",
+        ),
+        (
+            {"evaluation": {"metrics": ["accuracy", "perplexity"]}},
+            "/evaluation/metrics/1",
+            "unknown_metric",
+            "there are: accuracy, f1, mcc",
+        ),
+        ({"evaluation": {"metrics": ["bleu"]}}, "/evaluation/metrics/0", "literal_error", "mcc"),
+        ({"evaluation": {"metrics": ["f1", "f1"]}}, "/evaluation/metrics", "value_error", "once"),
+        (
+            {"gates": [{"metric": "mse_drop", "op": ">=", "value": 0.0}]},
+            "/gates/0/metric",
+            "metric_not_measured",
+            "accuracy, f1, mcc",
+        ),
+        (
+            {
+                "evaluation": {"metrics": ["f1"]},
+                "gates": [{"metric": "accuracy", "op": ">=", "value": 0.9}],
+            },
+            "/gates/0/metric",
+            "metric_not_measured",
+            "measures f1",
         ),
         ({"dataset_id": f"dst_{UNKNOWN}"}, "/dataset_id", "dataset_not_found", UNKNOWN),
         ({"model_id": f"mdl_{UNKNOWN}"}, "/model_id", "model_not_found", UNKNOWN),

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.report import BeforeAfter, Macs, MemoryBytes, Metric, SizeBytes, Sparsity, Summary
+from app.core.report import (
+    BeforeAfter,
+    Flips,
+    Macs,
+    MemoryBytes,
+    Metric,
+    SizeBytes,
+    Sparsity,
+    Summary,
+    WorstClass,
+)
 from app.core.spec import Gate
 from app.core.states import GateOutcome
 from worker.pipeline.gates import judge_gates
@@ -26,6 +36,7 @@ def make_summary(*, sparsity: float = 0.7, metrics: tuple[Metric, ...] = ()) -> 
             weights_before=1, weights_after=1, peak_inference_before=1, peak_inference_after=1
         ),
         metrics=metrics,
+        worst_class=WorstClass(label=3, n=20, drop=0.2, drop_ci95=(0.05, 0.35)) if metrics else None,
         latency=(),
     )
 
@@ -34,6 +45,8 @@ ACCURACY = Metric(
     name="accuracy",
     split="test",
     n=100,
+    higher_is_better=True,
+    average=None,
     baseline=0.9,
     baseline_ci95=(0.8, 1.0),
     pruned=0.5,
@@ -41,6 +54,12 @@ ACCURACY = Metric(
     final_ci95=(0.8, 1.0),
     drop=0.02,
     drop_ci95=(0.0, 0.04),
+    method="paired bootstrap, 10000 draws",
+    p_value=0.5,
+    flips=Flips(became_wrong=3, became_right=1),
+)
+PERPLEXITY = ACCURACY.model_copy(
+    update={"name": "perplexity", "higher_is_better": False, "final": 21.5, "drop": -1.5}
 )
 
 
@@ -62,6 +81,9 @@ def test_a_gate_passes_exactly_when_its_comparison_holds(op, value, level):
     [
         ("accuracy", 0.88),
         ("accuracy_drop", 0.02),
+        ("perplexity", 21.5),
+        ("perplexity_drop", -1.5),
+        ("worst_class_drop", 0.2),
         ("sparsity", 0.7),
         ("size_bytes", 8),
         ("compressed_bytes", 6),
@@ -69,12 +91,13 @@ def test_a_gate_passes_exactly_when_its_comparison_holds(op, value, level):
     ],
 )
 def test_each_metric_is_read_from_its_place(metric, measured):
-    assert (
-        judge(Gate(metric=metric, op=">=", value=0), make_summary(metrics=(ACCURACY,))).measured == measured
-    )
+    summary = make_summary(metrics=(ACCURACY, PERPLEXITY))
+    assert judge(Gate(metric=metric, op=">=", value=0), summary).measured == measured
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "accuracy_drop", "speedup"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "accuracy_drop", "f1", "mse_drop", "worst_class_drop", "speedup"]
+)
 def test_what_was_not_measured_is_not_evaluated(metric):
     result = judge(Gate(metric=metric, op=">=", value=0), make_summary())
     assert (result.outcome, result.measured) == (GateOutcome.NOT_EVALUATED, None)

@@ -3,11 +3,13 @@
 import hashlib
 import math
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from app.core.states import Stage
 from tests.support.digits import ARCHITECTURE
@@ -38,13 +40,17 @@ def is_layer_weight(name: str) -> bool:
 
 
 def read_correct(uploads, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """Which test samples a plain module gets right, in plain torch."""
+    """Which test samples a plain module gets right."""
+    return predict(uploads, tensors) == np.load(uploads.test)["y"]
+
+
+def predict(uploads, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """What a plain module answers to the test samples, in plain torch."""
     module = build(ARCHITECTURE).module
     module.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     test = np.load(uploads.test)
     with torch.no_grad():
-        answers = module(torch.from_numpy(test["x"]).float() / 255).argmax(1).numpy()
-    return answers == test["y"]
+        return module(torch.from_numpy(test["x"]).float() / 255).argmax(1).numpy()
 
 
 def test_zeros_and_parameters_are_those_of_the_file(report, dense, pruned):
@@ -86,7 +92,7 @@ def test_sizes_are_those_of_the_files(report, uploads, finished):
 
 
 def test_accuracies_are_those_of_a_plain_module_with_the_files_weights(report, uploads, dense, pruned):
-    (metric,) = report.summary.metrics
+    metric = report.summary.metrics[0]
     baseline, final = read_correct(uploads, dense), read_correct(uploads, pruned)
     assert metric.n == len(final)
     assert metric.baseline == pytest.approx(baseline.mean())
@@ -94,6 +100,35 @@ def test_accuracies_are_those_of_a_plain_module_with_the_files_weights(report, u
     assert metric.drop == pytest.approx(baseline.mean() - final.mean())
     assert metric.baseline_ci95[0] < metric.baseline < metric.baseline_ci95[1]
     assert metric.drop_ci95[0] <= metric.drop <= metric.drop_ci95[1]
+
+
+def test_f1_and_mcc_are_scikit_learns_on_the_answers_of_a_plain_module(report, uploads, dense, pruned):
+    truth, before, after = np.load(uploads.test)["y"], predict(uploads, dense), predict(uploads, pruned)
+    _, f1, mcc = report.summary.metrics
+    assert (f1.name, f1.average, mcc.name) == ("f1", "macro", "mcc")
+    for metric, measure in ((f1, partial(f1_score, average="macro")), (mcc, matthews_corrcoef)):
+        assert metric.baseline == pytest.approx(measure(truth, before))
+        assert metric.final == pytest.approx(measure(truth, after))
+        assert metric.drop == pytest.approx(measure(truth, before) - measure(truth, after))
+
+
+def test_what_changed_is_counted_by_answer_and_by_class(report, uploads, dense, pruned):
+    truth, before, after = (
+        np.load(uploads.test)["y"],
+        read_correct(uploads, dense),
+        read_correct(uploads, pruned),
+    )
+    flips = report.summary.metrics[0].flips
+    assert (flips.became_wrong, flips.became_right) == ((before & ~after).sum(), (~before & after).sum())
+    assert [row.label for row in report.classes] == list(range(10))
+    for row in report.classes:
+        members = truth == row.label
+        assert row.n == members.sum()
+        assert row.baseline == pytest.approx(before[members].mean())
+        assert row.final == pytest.approx(after[members].mean())
+    worst = report.summary.worst_class
+    assert worst.drop == max(row.drop for row in report.classes)
+    assert worst.drop_ci95 == report.classes[worst.label].drop_ci95
 
 
 def test_the_accuracy_before_recovery_is_that_of_the_dense_weights_with_the_smallest_gone(

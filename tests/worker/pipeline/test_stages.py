@@ -17,12 +17,14 @@ from app.core.errors import (
     NonfiniteWeights,
     Unavailable,
 )
+from app.core.report import Report
 from app.core.states import Stage
 from tests.worker.pipeline.conftest import run_job
 from worker.measure.size import digest_file
 from worker.pipeline.export import run_export
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import Job
+from worker.pipeline.predictions import read_records
 from worker.pipeline.verify import run_verify
 from worker.pruning.errors import PruningError
 
@@ -74,18 +76,70 @@ def test_without_finetune_the_schedules_rounds_follow_each_other(uploads, tmp_pa
     run = run_job(tmp_path / "work", uploads.runner_input(QUICK))
     finished = {m.stage: m.data for m in run.messages if m.type == "stage.finished"}
     assert finished[Stage.FINETUNE] == {"reason": "no finetune in the spec"}
-    (metric,) = run.report.summary.metrics
-    assert metric.pruned == metric.final
+    metrics = run.report.summary.metrics
+    assert [metric.name for metric in metrics] == ["accuracy", "f1", "mcc"]
+    assert all(metric.pruned == metric.final for metric in metrics)
     assert len(run.report.history) == 20
-    assert run.report.history[-1].metrics == {"accuracy": metric.final}
+    assert run.report.history[-1].metrics == {metric.name: metric.final for metric in metrics}
     assert run.report.summary.latency == ()
     assert any("no fine-tuning" in warning for warning in run.report.warnings)
+
+
+def test_only_the_metrics_asked_for_are_measured(uploads, tmp_path):
+    spec = {**QUICK, "evaluation": {"metrics": ["mcc"], "latency": None}}
+    run = run_job(tmp_path / "work", uploads.runner_input(spec))
+    (metric,) = run.report.summary.metrics
+    said = {m.stage: m.data for m in run.messages if m.type == "stage.finished"}
+    assert said[Stage.EVALUATE] == {"mcc": metric.final, "n": 539}
+    assert said[Stage.BASELINE] == {"mcc": metric.baseline, "n": 539}
+    assert said[Stage.VERIFY]["mcc"] == metric.final
+    assert len(run.report.classes) == 10
+
+
+def test_a_metric_that_the_task_does_not_have_ends_the_job(uploads, tmp_path):
+    spec = {**QUICK, "evaluation": {"metrics": ["perplexity"]}}
+    with pytest.raises(DatasetMismatch, match="there are: accuracy, f1, mcc"):
+        run_job(tmp_path / "work", uploads.runner_input(spec))
+
+
+def test_controls_that_the_fine_tune_left_are_compared_with_the_dense_model_too(finished, copied):
+    job = Job(copied, finished.given)
+    records = read_records(job.folder(Stage.EVALUATE))
+    guessed = {**records, "prediction": torch.zeros_like(records["prediction"])}
+    job.folder(Stage.FINETUNE).write_tensors("control-zeros.safetensors", guessed)
+    job.folder(Stage.FINETUNE).write_tensors("control-again.safetensors", records)
+    report = make_report_again(job)
+    again, zeros = report.controls
+    assert (again.name, zeros.name) == ("again", "zeros")
+    assert [m.model_copy(update={"pruned": None}) for m in report.summary.metrics] == list(again.metrics)
+    share = float((records["truth"] == 0).float().mean())
+    assert zeros.metrics[0].final == pytest.approx(share)
+    assert zeros.metrics[0].baseline == report.summary.metrics[0].baseline
+    assert report.summary == finished.report.summary.model_copy(update={"latency": report.summary.latency})
+
+
+def test_what_stages_warn_of_is_in_the_report_once(finished, copied):
+    job = Job(copied, finished.given)
+    for stage, warnings in (
+        (Stage.LOAD, ["two texts are cut"]),
+        (Stage.FINETUNE, ["two texts are cut", "x"]),
+    ):
+        folder = job.folder(stage)
+        folder.finish({}, {**folder.read_data(), "warnings": warnings})
+    warnings = make_report_again(job).warnings
+    assert warnings[:2] == ("two texts are cut", "x")
+    assert warnings[2:] == finished.report.warnings
+
+
+def make_report_again(job: Job) -> Report:
+    run_verify(job, job.folder(Stage.VERIFY), None)
+    return Report.model_validate_json((job.folder(Stage.VERIFY).path / "report.json").read_bytes())
 
 
 def test_without_a_dataset_the_weights_are_pruned_and_nothing_is_claimed(uploads, tmp_path):
     spec = {**QUICK, "dataset_id": None, "gates": [{"metric": "accuracy", "op": ">=", "value": 0.5}]}
     report = run_job(tmp_path / "work", uploads.runner_input(spec, dataset=None)).report
-    assert report.summary.metrics == ()
+    assert (report.summary.metrics, report.classes, report.controls) == ((), (), ())
     assert report.inputs.dataset is None
     assert report.gates[0].outcome == "not_evaluated"
     assert any("not known" in warning for warning in report.warnings)
@@ -208,7 +262,7 @@ def export_with(copied, given, change) -> tuple[Job, StageFolder]:
 
 def test_an_export_that_answers_otherwise_is_found(finished, copied):
     job, folder = export_with(copied, finished.given, lambda t: t["linear.bias"].add_(torch.arange(10.0)))
-    with pytest.raises(ExportMismatch, match="of 539 test samples otherwise"):
+    with pytest.raises(ExportMismatch, match=r"answers \d+ of 539 test samples otherwise \(prediction\)"):
         run_verify(job, folder, None)
 
 
