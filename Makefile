@@ -4,7 +4,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: help install demo test check catalog bench-resnet bench-select bench-criteria format clean
+.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-lottery bench-dynamic bench-gpt \
+	bench-select bench-criteria format clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +42,21 @@ bench-criteria: $(BENCH_STAMP) ## Compare all criteria on two real networks; SEC
 
 bench-select: $(STAMP) ## Exact selection against torch.nn.utils.prune: time, memory, growth to a billion weights
 	$(BIN)/python -m benchmarks.select
+
+bench-resnets: $(STAMP) ## ResNet-20 and ResNet-56 at 70 and 90 %, with dense controls (two hours)
+	$(BIN)/python -m benchmarks.resnets
+
+bench-minilm: $(BENCH_STAMP) ## MiniLM-L6 on SST-2: magnitude, 2:4, movement, with a dense control (two hours)
+	$(BIN)/python -m benchmarks.minilm_training
+
+bench-lottery: $(STAMP) ## Winning tickets against their controls (SECATEUR_FASHION_MNIST names its folder; hours)
+	$(BIN)/python -m benchmarks.lottery
+
+bench-dynamic: $(STAMP) ## RigL and SET against a static random mask (an hour and a half)
+	$(BIN)/python -m benchmarks.dynamic
+
+bench-gpt: $(BENCH_STAMP) ## A small GPT-2 at 50 %: perplexity by wanda, sparsegpt, magnitude (ten minutes)
+	$(BIN)/python -m benchmarks.gpt
 
 bench-resnet: $(STAMP) ## ResNet-20 on CIFAR-10 over HTTP (SECATEUR_BENCH_DATA names the folder; 15 minutes)
 	$(BIN)/python -m benchmarks.resnet

@@ -114,6 +114,10 @@ class Client:
         """Ask whether a spec would be taken, and for its plan."""
         return self._json(lambda: self._http.post("/v1/jobs/validate", json=spec))
 
+    def jobs(self) -> list[Json]:
+        """Return every job, newest first."""
+        return self._list("/v1/jobs")
+
     def job(self, job_id: str) -> Json:
         return self._get_json(f"/v1/jobs/{job_id}")
 

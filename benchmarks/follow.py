@@ -29,12 +29,8 @@ def run_job(
 
     The artifacts, their digests checked, and the report lie in `output` afterwards.
     """
-    uploaded = client.upload_model(model.files["weights"], model.manifest)
-    images = client.upload_dataset(dataset.files, dataset.manifest)
-    checked = client.wait_for_model(uploaded["id"])
-    if checked["status"] != "ready":
-        raise RuntimeError(f"the model was rejected: {checked['rejection']['detail']}")
-    job = client.create_job(spec | {"model_id": checked["id"], "dataset_id": images["id"]})
+    ids = {"model_id": upload_model(client, model), "dataset_id": upload_dataset(client, dataset)}
+    job = client.create_job(spec | ids)
     console.print(f"POST /v1/jobs → {job['id']}", markup=False, highlight=False)
     with job_progress(console) as progress:
         job = client.wait(job["id"], on_event=progress.show)
@@ -51,3 +47,17 @@ def run_job(
     console.print()
     show_report(console, report)
     return report
+
+
+def upload_model(client: Client, model: Upload) -> str:
+    """Upload a model and wait for its deep check; returns its id, raises RuntimeError when it is rejected."""
+    uploaded = client.upload_model(model.files["weights"], model.manifest)
+    checked = client.wait_for_model(uploaded["id"])
+    if checked["status"] != "ready":
+        raise RuntimeError(f"the model was rejected: {checked['rejection']['detail']}")
+    return str(checked["id"])
+
+
+def upload_dataset(client: Client, dataset: Upload) -> str:
+    """Upload a dataset; returns its id."""
+    return str(client.upload_dataset(dataset.files, dataset.manifest)["id"])

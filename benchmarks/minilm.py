@@ -29,7 +29,7 @@ def minilm_task(folder: Path, *, samples: int = 256, seed: int = 0) -> Task:
         name: tensor.float()
         for name, tensor in load_file(find_file(folder, "minilm_l6_sst2_encoder_fp16.safetensors")).items()
     }
-    base = load_file(_package_folder() / "model.safetensors")
+    base = load_file(find_package_folder() / "model.safetensors")
     weights["bert.embeddings.word_embeddings.weight"] = base["embeddings.word_embeddings.weight"].float()
 
     def load() -> nn.Module:
@@ -54,7 +54,8 @@ def minilm_task(folder: Path, *, samples: int = 256, seed: int = 0) -> Task:
     )
 
 
-def _package_folder() -> Path:
+def find_package_folder() -> Path:
+    """Return the folder with the base model and the tokenizer; raises ModuleNotFoundError without it."""
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{_PACKAGE} is not installed; it comes with the extra [bench]")
@@ -69,7 +70,7 @@ def _read(folder: Path, name: str, *, size: int, drawn: int | None = None, seed:
         order = np.random.default_rng(seed).permutation(order)[:drawn]
     # Sentences of one length pad little: the same result in less time.
     order = np.array(sorted(order, key=lambda i: len(sentences[i])))
-    tokenizer = Tokenizer.from_file(str(_package_folder() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(find_package_folder() / "tokenizer.json"))
     tokenizer.enable_truncation(_MAX_TOKENS)
     tokenizer.enable_padding()
     return [

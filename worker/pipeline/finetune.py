@@ -15,7 +15,7 @@ from worker.training.checkpoint import Checkpoints, Tree
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
 from worker.training.loop import Training
-from worker.training.metric import ACCURACY
+from worker.training.metric import Metric
 from worker.training.recovery import Moment, Recovery
 from worker.training.teacher import Teacher
 from worker.training.validation import Validation
@@ -82,11 +82,17 @@ def _make_training(job: Job, settings: Finetune, task: Task, *, is_halved: bool)
         settings=settings,
         split=job.splits["train"],
         objective=task.objective,
-        metric=ACCURACY,
+        metric=_choose_metric(job, settings, task),
         seed=job.spec.seed,
         device=job.device,
         is_halved=is_halved,
     )
+
+
+def _choose_metric(job: Job, settings: Finetune, task: Task) -> Metric:
+    """Take the metric that early stopping names, or the first one of the task."""
+    named = settings.early_stopping.metric if settings.early_stopping else None
+    return Metric(named or task.metrics[0], job.outputs)
 
 
 def _make_teacher(job: Job, training: Training) -> Teacher | None:

@@ -26,9 +26,21 @@ def run_load(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
         raise InvalidSpec(
             f"finetune.early_stopping is judged on the split validation; the dataset has only: {found}"
         )
+    _check_stopping_metric(job)
     return {
         "parameters": sum(p.numel() for p in network.module.parameters()),
         "inputs": network.inputs.describe(),
         "classes": network.outputs,
         "samples": {name: len(split) for name, split in job.splits.items()},
     }
+
+
+def _check_stopping_metric(job: Job) -> None:
+    stopping = job.spec.finetune.early_stopping if job.spec.finetune else None
+    if stopping is None or stopping.metric is None or job.task is None:
+        return
+    if stopping.metric not in job.task.metrics:
+        raise InvalidSpec(
+            f"finetune.early_stopping: {job.task.name} is not measured by {stopping.metric}; "
+            f"there are: {', '.join(job.task.metrics)}"
+        )

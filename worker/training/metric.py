@@ -1,28 +1,23 @@
 """The one metric by which a training is watched and judged."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
+from worker.measure.comparison import read_answers
+from worker.measure.metrics import METRICS, measure
 from worker.objectives.registry import Records
-
-
-class Measure(Protocol):
-    """Turns records of samples into the metric's value."""
-
-    def __call__(self, records: Records) -> float: ...
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by its name, and which way is better."""
+    """A metric by its name, for a model that tells so many classes apart."""
 
     name: str
-    higher_is_better: bool
-    measure: Measure
+    classes: int
 
+    @property
+    def higher_is_better(self) -> bool:
+        return METRICS[self.name].higher_is_better
 
-def _compute_accuracy(records: Records) -> float:
-    return float((records["prediction"] == records["truth"]).float().mean())
-
-
-ACCURACY = Metric("accuracy", True, _compute_accuracy)
+    def measure(self, records: Records) -> float:
+        """Return the metric over these samples."""
+        return measure(METRICS[self.name], read_answers(records, classes=self.classes))

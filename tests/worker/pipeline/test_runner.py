@@ -141,7 +141,13 @@ def test_a_model_check_says_what_the_model_is_made_of(uploads, tmp_path):
     assert found.parameters == sum(layer.parameters for layer in found.layers) == 19_074
     assert found.prunable_parameters == 18_824
     assert found.macs == sum(layer.macs for layer in found.layers) == 189_248
-    assert found.input_signature["shape"] == [1, 8, 8]
+    assert found.input_signature == {
+        "kind": "image",
+        "shape": [1, 8, 8],
+        "dtype": "float32",
+        "classes": 10,
+        "tasks": ["image-classification"],
+    }
     assert found.forward_ms > 0
     layers = {layer.name: layer for layer in found.layers}
     assert layers["conv1.weight"].prunable

@@ -15,13 +15,14 @@ from worker.pruning import MaskSet, Pruner
 from worker.training.checkpoint import Checkpoints
 from worker.training.cycles import plan_phases
 from worker.training.loop import Training
-from worker.training.metric import ACCURACY
+from worker.training.metric import Metric
 from worker.training.recovery import Moment, Recovery
 from worker.training.teacher import Teacher
 from worker.training.validation import Validation
 
 ARCHITECTURE = {"name": "resnet8x8", "params": {"width": 4, "classes": 3}}
 CPU = torch.device("cpu")
+ACCURACY = Metric("accuracy", 3)
 GRADUAL = {"target": {"value": 0.5}, "schedule": {"name": "cubic"}}
 ONE_SHOT = {"target": {"value": 0.5}}
 

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.spec import EarlyStopping
-from tests.worker.training.recoveries import CPU, make_model, make_split
+from tests.worker.training.recoveries import ACCURACY, CPU, make_model, make_split
 from worker.objectives.classification import Classification
-from worker.training.metric import ACCURACY, Metric
+from worker.training.metric import Metric
 from worker.training.validation import Judge, Validation
 
-ERROR = Metric("error", False, lambda records: 0.0)
+ERROR = Metric("mse", 1)
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=8)
 
 

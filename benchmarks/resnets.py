@@ -1,0 +1,77 @@
+"""`make bench-resnets`: ResNet-20 and ResNet-56 on CIFAR-10 at 70 and 90 %, with dense controls.
+
+The control is the dense network, trained on exactly as long as the pruned one with the same settings.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cifar import CifarMissing, prepare_cifar
+from benchmarks.rows import Row, run_rows, show_rows
+
+OUTPUT = Path("bench-output") / "resnets"
+_SEEDS = (0, 1, 2)
+# A run trains at most half an hour on one thread: ResNet-56 costs three times as much as ResNet-20.
+_EPOCHS = {"resnet20": 4, "resnet56": 2}
+_BARS = {("resnet20", 0.7): 0.003, ("resnet20", 0.9): 0.02, ("resnet56", 0.7): 0.003, ("resnet56", 0.9): 0.01}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the rows and print their table; returns 1 when a bar is missed, 2 without the data."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=list(_EPOCHS), default=list(_EPOCHS))
+    chosen = parser.parse_args(arguments).models
+    try:
+        uploads = {name: prepare_cifar(OUTPUT / "inputs", name) for name in chosen}
+    except CifarMissing as error:
+        print(f"bench-resnets: {error}", file=sys.stderr)
+        return 2
+    rows = [row for name in chosen for row in _rows(name)]
+    results = run_rows(
+        rows,
+        models={name: model for name, (model, _) in uploads.items()},
+        datasets={"cifar10": uploads[chosen[0]][1]},
+        output=OUTPUT,
+    )
+    return show_rows(results, title="CIFAR-10, 5,000 test images, global magnitude, cubic schedule")
+
+
+def _rows(name: str) -> list[Row]:
+    control = f"{name} dense, trained on"
+    rows = [Row(control, name, "cifar10", _spec(name, 0.0))]
+    for sparsity in (0.7, 0.9):
+        seeds = _SEEDS if (name, sparsity) == ("resnet20", 0.7) else (0,)
+        rows.append(
+            Row(
+                f"{name} {sparsity:.0%}",
+                name,
+                "cifar10",
+                _spec(name, sparsity),
+                seeds=seeds,
+                most_drop=_BARS[name, sparsity],
+                control=control,
+            )
+        )
+    return rows
+
+
+def _spec(name: str, sparsity: float) -> dict[str, Any]:  # Any: JSON
+    return {
+        "recipe": {"target": {"metric": "sparsity", "value": sparsity}, "schedule": {"name": "cubic"}},
+        "finetune": {
+            "epochs": _EPOCHS[name],
+            "batch_size": 128,
+            "optimizer": "sgd",
+            "learning_rate": 0.02,
+            "weight_decay": 1e-4,
+            "augment": True,
+            "distillation": {"alpha": 0.9, "temperature": 4.0},
+        },
+        "evaluation": {"latency": None},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
