@@ -6,17 +6,19 @@ from app.core.report import HistoryRow
 from app.core.spec import Finetune
 from worker.numerics import is_out_of_memory
 from worker.objectives.registry import Task
+from worker.pipeline.controls import Ticket, plan_control, train_control
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
+from worker.pipeline.watch import StageWatch
 from worker.pruning import MaskSet
-from worker.training.checkpoint import Checkpoints, Tree
+from worker.training.checkpoint import Tree
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
 from worker.training.loop import Training
 from worker.training.metric import Metric
-from worker.training.recovery import Moment, Recovery
+from worker.training.recovery import Recovery
 from worker.training.teacher import Teacher
 from worker.training.validation import Validation
 
@@ -36,45 +38,63 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     resumed = checkpoints.read()
     is_halved = bool(resumed and resumed["is_halved"])
     try:
-        return _recover(job, folder, progress, checkpoints, resumed, is_halved=is_halved)
+        return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
     except (MemoryError, RuntimeError) as error:
         if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
             raise
     # Behind the handler: the error's trace would keep the tensors of the attempt alive.
-    checkpoints.clear()
-    return _recover(job, folder, progress, checkpoints, None, is_halved=True)
+    folder.drop_checkpoints()
+    return _Attempt(job, folder, progress, is_halved=True).run(None)
 
 
-def _recover(
-    job: Job,
-    folder: StageFolder,
-    progress: ProgressReporter,
-    checkpoints: Checkpoints,
-    resumed: Tree | None,
-    *,
-    is_halved: bool,
-) -> Data:
-    settings, task = job.spec.finetune, job.task
-    # Fine-tuning needs a dataset, which has a task.
-    assert settings is not None
-    assert task is not None
-    training = _make_training(job, settings, task, is_halved=is_halved)
-    network = job.read_dense().network
-    pruner = make_pruner(job, network, steps=training.steps)
-    recovery = Recovery(
-        network.module,
-        pruner,
-        plan_phases(training, pruner.cycles),
-        checkpoints=checkpoints,
-        teacher=_make_teacher(job, training),
-        validation=_make_validation(job, training),
-    )
-    watch = _Watch(recovery, progress)
-    if resumed is not None:
-        progress.resume(resumed["steps_done"], recovery.total)
-    masks = recovery.run(watch, resumed)
-    write_pruned(folder, network.module, masks, _make_history(job, recovery, masks))
-    return _describe(job, recovery, masks, is_halved=is_halved)
+class _Attempt:
+    """One attempt at the stage: the recipe's trainings, then those of its controls."""
+
+    def __init__(self, job: Job, folder: StageFolder, progress: ProgressReporter, *, is_halved: bool) -> None:
+        # Fine-tuning needs a dataset, which has a task.
+        assert job.spec.finetune is not None
+        assert job.task is not None
+        self._job = job
+        self._folder = folder
+        self._progress = progress
+        self._training = _make_training(job, job.spec.finetune, job.task, is_halved=is_halved)
+        self._teacher = _make_teacher(job, self._training)
+        self._validation = _make_validation(job, self._training)
+
+    def run(self, resumed: Tree | None) -> Data:
+        """Train from the start or from a checkpoint; returns what the stage has to say."""
+        job = self._job
+        network = job.read_dense().network
+        pruner = make_pruner(job, network, steps=self._training.steps)
+        phases = plan_phases(self._training, pruner.cycles)
+        recovery = Recovery(
+            network.module,
+            pruner,
+            phases,
+            checkpoints=self._folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s),
+            teacher=self._teacher,
+            validation=self._validation,
+        )
+        controls = pruner.cycles.controls if pruner.cycles else ()
+        lengths = [plan_control(control, self._training, phases).length for control in controls]
+        total = recovery.total + sum(lengths)
+        masks = recovery.run(StageWatch(self._progress, 0, total), resumed)
+        write_pruned(self._folder, network.module, masks, _make_history(job, recovery, masks))
+        ticket = Ticket(
+            training=self._training,
+            phases=phases,
+            teacher=self._teacher,
+            validation=self._validation,
+            masks=masks,
+            pruner_state=pruner.state_dict(),
+            rewind_state=recovery.rewind_state,
+        )
+        files: list[JsonValue] = []
+        for number, control in enumerate(controls):
+            watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total)
+            name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
+            files.append({"name": control, "records": name})
+        return _describe(self._training, recovery, masks) | {"controls": files}
 
 
 def _make_training(job: Job, settings: Finetune, task: Task, *, is_halved: bool) -> Training:
@@ -111,27 +131,8 @@ def _make_validation(job: Job, training: Training) -> Validation | None:
     split = job.splits.get("validation")
     if split is None:
         return None
-    return Validation(
-        split, training.objective, training.metric, job.spec.evaluation.batch_size, training.device
-    )
-
-
-class _Watch:
-    """Reports where a recovery stands."""
-
-    def __init__(self, recovery: Recovery, progress: ProgressReporter) -> None:
-        self._recovery = recovery
-        self._progress = progress
-
-    def __call__(self, moment: Moment) -> None:
-        def describe() -> dict[str, JsonValue]:
-            return {
-                **moment.metrics,
-                "sparsity": moment.sparsity,
-                "learning_rate": moment.result.learning_rate,
-            }
-
-        self._progress.report(moment.step, moment.total, describe)
+    batch_size = job.spec.evaluation.batch_size
+    return Validation(split, training.objective, training.metric, batch_size, training.device)
 
 
 def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:
@@ -150,13 +151,12 @@ def _make_row(row: Row, full_sparsity: float) -> HistoryRow:
     )
 
 
-def _describe(job: Job, recovery: Recovery, masks: MaskSet, *, is_halved: bool) -> Data:
-    settings = job.spec.finetune
+def _describe(training: Training, recovery: Recovery, masks: MaskSet) -> Data:
     warnings: list[JsonValue] = []
-    if is_halved and settings is not None:
+    if training.is_halved:
         warnings.append(
-            f"memory ran out at a batch size of {settings.batch_size}: the fine-tune was done again in "
-            "batches of half the size, twice as many a step, so that a step sees as many samples"
+            f"memory ran out at a batch size of {training.settings.batch_size}: the fine-tune was done again "
+            "in batches of half the size, twice as many a step, so that a step sees as many samples"
         )
     return {
         "steps": recovery.steps_done,

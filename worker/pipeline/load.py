@@ -21,12 +21,7 @@ def run_load(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
     if job.spec.finetune and "train" not in job.splits:
         found = ", ".join(sorted(job.splits)) or "no dataset"
         raise InvalidDataset(f"fine-tuning needs the split train; found: {found}")
-    if job.spec.finetune and job.spec.finetune.early_stopping and "validation" not in job.splits:
-        found = ", ".join(sorted(job.splits))
-        raise InvalidSpec(
-            f"finetune.early_stopping is judged on the split validation; the dataset has only: {found}"
-        )
-    _check_stopping_metric(job)
+    _check_stopping(job)
     return {
         "parameters": sum(p.numel() for p in network.module.parameters()),
         "inputs": network.inputs.describe(),
@@ -35,11 +30,16 @@ def run_load(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
     }
 
 
-def _check_stopping_metric(job: Job) -> None:
+def _check_stopping(job: Job) -> None:
     stopping = job.spec.finetune.early_stopping if job.spec.finetune else None
-    if stopping is None or stopping.metric is None or job.task is None:
+    if stopping is None or job.task is None:
         return
-    if stopping.metric not in job.task.metrics:
+    if "validation" not in job.splits:
+        found = ", ".join(sorted(job.splits))
+        raise InvalidSpec(
+            f"finetune.early_stopping is judged on the split validation; the dataset has only: {found}"
+        )
+    if stopping.metric is not None and stopping.metric not in job.task.metrics:
         raise InvalidSpec(
             f"finetune.early_stopping: {job.task.name} is not measured by {stopping.metric}; "
             f"there are: {', '.join(job.task.metrics)}"

@@ -13,7 +13,7 @@ def dump_best(module: nn.Module, masks: MaskSet) -> Tree:
     """Return copies of a model's weights and buffers, and of its masks, bit-packed."""
     return {
         "module": {name: value.clone() for name, value in module.state_dict().items()},
-        "masks": {name: _pack(mask) for name, mask in masks.items()},
+        "masks": pack_masks(masks),
     }
 
 
@@ -29,5 +29,6 @@ def load_best(module: nn.Module, state: Tree, *, like: MaskSet) -> MaskSet:
     )
 
 
-def _pack(mask: Tensor) -> Tensor:
-    return torch.frombuffer(bytearray(pack(mask)), dtype=torch.uint8)
+def pack_masks(masks: MaskSet) -> dict[str, Tensor]:
+    """Return each mask as uint8, one bit a weight, as a pruner's state holds them."""
+    return {name: torch.frombuffer(bytearray(pack(mask)), dtype=torch.uint8) for name, mask in masks.items()}

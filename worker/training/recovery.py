@@ -1,7 +1,8 @@
 """Recover a pruned model by training: all trainings of a recipe, which a kill at any moment only delays."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,24 @@ _MOST_ROUNDS_TO_VALIDATE = 25
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a recovery stands: `step` of `total` steps done, over all of its trainings."""
+    """Where a recovery stands after a step: how many are done over all of its trainings, what it measured."""
 
     step: int
-    total: int
     result: StepResult
     metrics: dict[str, float]
     sparsity: float
+
+
+class Watch(Protocol):
+    """Who is told how a recovery goes on."""
+
+    def resumed_at(self, step: int) -> None:
+        """Hear that it goes on after so many steps, which an earlier attempt did."""
+        ...
+
+    def after_step(self, moment: Moment) -> None:
+        """Hear of a step, after its checkpoint where one was due."""
+        ...
 
 
 class Recovery:
@@ -52,7 +64,8 @@ class Recovery:
         teacher: Teacher | None = None,
         validation: Validation | None = None,
     ) -> None:
-        self.history = History()
+        # A control starts with rounds that are not its own.
+        self.history = History(noted=len(pruner.history))
         self.steps_done = 0
         self._module = module
         self._pruner = pruner
@@ -90,14 +103,14 @@ class Recovery:
         """The weights that are rewound to; None before they are reached, and without a rewind."""
         return self._rewind
 
-    def run(self, watch: Callable[[Moment], None], resumed: Tree | None = None) -> MaskSet:
+    def run(self, watch: Watch, resumed: Tree | None = None) -> MaskSet:
         """Train to the end, from the checkpoint `resumed` where there is one; returns the final masks.
 
         The module holds the final weights then: those that did best on the validation split, where they are
         kept. Raises DivergedTraining or SparsityLost.
         """
         try:
-            loop = self._start_phase() if resumed is None else self._restore(resumed)
+            loop = self._start_phase() if resumed is None else self._restore(resumed, watch)
             while True:
                 self._train(loop, watch)
                 self._end_phase()
@@ -144,7 +157,7 @@ class Recovery:
             first_step=phase.first_step,
         )
 
-    def _train(self, loop: Loop, watch: Callable[[Moment], None]) -> None:
+    def _train(self, loop: Loop, watch: Watch) -> None:
         while not loop.is_done and not self._judge.says_stop:
             result, pruned = loop.advance()
             self.steps_done += 1
@@ -158,7 +171,7 @@ class Recovery:
             if self._checkpoints.is_due():
                 self._write(loop)
             sparsity = self._pruner.history[-1].sparsity if self._pruner.history else 0.0
-            watch(Moment(self.steps_done, self.total, result, self.metrics, sparsity))
+            watch.after_step(Moment(self.steps_done, result, self.metrics, sparsity))
 
     def _is_evaluated_at(self, loop: Loop) -> bool:
         every = self._training.settings.evaluate_every_epochs * self._training.plan.steps_per_epoch
@@ -200,12 +213,10 @@ class Recovery:
         self._pruner.detach()
         check_sparsity(self._module, self._pruner.masks)
         check_finite(self._module, when="after the last step")
-        if self._pruner.cycles is None:
-            return
-        if self._phase.round is None and self._number == 0:
-            self.history.note_dense(step=self.steps_done, metrics=self.metrics)
-        else:
+        if self._phase.round is not None:
             self.history.measure_last(self.metrics)
+        elif len(self._phases) > 1:
+            self.history.note_dense(step=self.steps_done, metrics=self.metrics)
 
     def _finish(self) -> MaskSet:
         masks = self._pruner.finish()
@@ -255,7 +266,7 @@ class Recovery:
         self._checkpoints.write(tree)
         self._checkpoint_step = self.steps_done
 
-    def _restore(self, tree: Tree) -> Loop:
+    def _restore(self, tree: Tree, watch: Watch) -> Loop:
         self._number = tree["phase"]
         self.steps_done = self._checkpoint_step = tree["steps_done"]
         self._module.load_state_dict(tree["module"])
@@ -264,6 +275,7 @@ class Recovery:
         self._means = RunningMeans(**tree["means"])
         self._judge.load_state_dict(tree["judge"])
         self._rewind = tree["rewind"]
+        watch.resumed_at(self.steps_done)
         return self._make_loop(tree["loop"])
 
     def _explain(self, error: DivergedTraining) -> DivergedTraining:

@@ -31,12 +31,30 @@ class Killed(Exception):
     """What a kill is in one process."""
 
 
+class Witness:
+    """Remembers what it is told, and dies after so many steps if told to."""
+
+    def __init__(self, kill_after: int | None = None) -> None:
+        self.moments: list[Moment] = []
+        self.resumed: int | None = None
+        self._kill_after = kill_after
+
+    def resumed_at(self, step: int) -> None:
+        self.resumed = step
+
+    def after_step(self, moment: Moment) -> None:
+        self.moments.append(moment)
+        if self._kill_after is not None and moment.step >= self._kill_after:
+            raise Killed
+
+
 @dataclass
 class Outcome:
     module: nn.Module
     masks: MaskSet
     recovery: Recovery
     moments: list[Moment]
+    resumed: int | None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that comes out, by name."""
@@ -100,12 +118,6 @@ def recover(
         teacher=teacher if training.settings.distillation else None,
         validation=VALIDATION if validates else None,
     )
-    moments: list[Moment] = []
-
-    def watch(moment: Moment) -> None:
-        moments.append(moment)
-        if kill_after is not None and moment.step >= kill_after:
-            raise Killed
-
+    watch = Witness(kill_after)
     masks = recovery.run(watch, checkpoints.read() if folder else None)
-    return Outcome(module, masks, recovery, moments)
+    return Outcome(module, masks, recovery, watch.moments, watch.resumed)

@@ -58,6 +58,7 @@ def test_killed_at_any_step_it_ends_with_the_bits_of_an_undisturbed_one(kills, *
 
 def test_it_goes_on_after_the_step_of_its_last_checkpoint():
     resumed = recover_after_kills([5], max_steps=STEPS)
+    assert resumed.resumed == 5
     assert [moment.step for moment in resumed.moments] == [6, 7, 8]
 
 
