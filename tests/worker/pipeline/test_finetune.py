@@ -10,9 +10,11 @@ from benchmarks.digits import load_splits, save_split
 from tests.worker.pipeline.conftest import run_job
 from worker.measure.size import digest_file
 from worker.models.registry import Network, Params, build, register
+from worker.pipeline.controls import draw_random_masks
 from worker.pipeline.finetune import run_finetune
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.pruning import make_pruner
 from worker.protocol import Progress
 
 GREEDY_ABOVE = 20
@@ -127,3 +129,102 @@ def test_early_stopping_without_a_validation_split_is_refused_while_loading(uplo
         InvalidSpec, match="judged on the split validation; the dataset has only: test, train"
     ):
         run_job(tmp_path / "work", uploads.runner_input(spec))
+
+
+TICKET = {
+    "recipe": {
+        "target": {"value": 0.7},
+        "schedule": {
+            "name": "lottery_ticket",
+            "params": {"rounds": 1, "rewind_fraction": 0.5, "controls": ["random_mask", "random_reinit"]},
+        },
+    },
+    "finetune": {"max_steps": 6, "batch_size": 32},
+    "evaluation": {"latency": None},
+    "resources": {"checkpoint_s": 0.0},
+}
+
+
+def test_the_controls_of_a_ticket_are_in_the_report(uploads, tmp_path):
+    run = run_job(tmp_path / "work", uploads.runner_input(TICKET))
+    assert [control.name for control in run.report.controls] == ["random_mask", "random_reinit"]
+    finetune = next(m for m in run.messages if m.type == "stage.finished" and m.stage == Stage.FINETUNE)
+    assert finetune.data["controls"] == [
+        {"name": name, "records": f"control-{name}.safetensors"} for name in ("random_mask", "random_reinit")
+    ]
+    assert [row.note for row in run.report.history] == [
+        "trained dense",
+        "weights rewound to those of step 3 of the first training",
+    ]
+
+
+class DyingProgress:
+    """Dies when told of a step, as a process may."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def resume(self, step: int, total: int) -> None:
+        pass
+
+    def report(self, step: int, total: int, data: object) -> None:
+        if step == self._step:
+            raise KeyboardInterrupt
+
+
+def test_killed_in_every_training_and_control_a_ticket_ends_with_the_same_files(uploads, tmp_path):
+    # 6 steps dense, 3 of the ticket, 3 of the random mask, 6 of the random weights.
+    given = uploads.runner_input(TICKET)
+    expected, _ = run(whole := Job(tmp_path / "whole", given))
+    job = Job(tmp_path / "work", given)
+    folder = job.folder(Stage.FINETUNE)
+    for step in (2, 8, 11, 15):
+        folder.begin({"job": job.digest})
+        with pytest.raises(KeyboardInterrupt):
+            run_finetune(job, folder, DyingProgress(step))
+    data, sent = run(job)
+    assert data == expected
+    assert [message.data["resumed_at"] for message in sent][:3] == [9, 12, 15]
+    for path in whole.folder(Stage.FINETUNE).path.iterdir():
+        assert (folder.path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"name": "unstructured"},
+        {"name": "n_m", "params": {"keep": 2, "of": 4}},
+        {"name": "channel"},
+        {"name": "block", "params": {"shape": [2, 2]}},
+    ],
+)
+def test_a_random_mask_keeps_as_many_weights_of_every_layer_elsewhere(uploads, tmp_path, pattern):
+    recipe = {
+        "target": {"value": 0.5},
+        "pattern": pattern,
+        "layers": [{"match": "conv1", "set": {"exclude": True}}],
+    }
+    job = Job(tmp_path, uploads.runner_input({"recipe": recipe}))
+    loaded = job.read_dense()
+    masks = make_pruner(job, loaded.network).update()
+    drawn = draw_random_masks(job, job.read_dense(), masks)
+    assert {name: int(mask.sum()) for name, mask in drawn.items()} == {
+        name: int(mask.sum()) for name, mask in masks.items()
+    }
+    assert drawn != masks
+
+
+def test_a_criterion_that_learns_from_the_training_prunes_nothing_before_it(uploads, tmp_path):
+    spec = {
+        "recipe": {
+            "target": {"value": 0.5},
+            "criterion": {"name": "movement"},
+            "schedule": {"name": "cubic"},
+        },
+        "finetune": {"max_steps": 10, "batch_size": 32},
+        "evaluation": {"latency": None},
+    }
+    report = run_job(tmp_path / "work", uploads.runner_input(spec)).report
+    assert report.summary.metrics[0].pruned is None
+    assert report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
+    assert report.history[-1].target == 0.5
