@@ -3,8 +3,6 @@
 import errno
 import logging
 
-import torch
-
 from app.core.errors import (
     Blame,
     OutOfMemory,
@@ -13,6 +11,7 @@ from app.core.errors import (
     SparsityUnreachable,
     StorageFull,
 )
+from worker.numerics import is_out_of_memory
 from worker.protocol import Failed
 from worker.pruning.errors import PruningError, UnreachableTarget
 from worker.pruning.registry import InvalidParams, UnknownPlugin
@@ -38,7 +37,7 @@ def _translate(error: Exception) -> SecateurError:
             return PruningRefused(str(error))
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return StorageFull("the worker's disk is full; the job is tried again")
-        case _ if _is_out_of_memory(error):
+        case _ if is_out_of_memory(error):
             return OutOfMemory(
                 f"there was no memory left: {_first_line(error)}; a smaller batch_size may help"
             )
@@ -46,12 +45,6 @@ def _translate(error: Exception) -> SecateurError:
             return SecateurError(
                 f"an unexpected {type(error).__name__} ended the run; it is logged with its trace"
             )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU's allocator has no error class of its own.
-    is_allocation = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_allocation
 
 
 def _first_line(error: Exception) -> str:

@@ -22,3 +22,10 @@ def make_deterministic(*, threads: int) -> None:
 def seed_everything(seed: int) -> None:
     """Seed what draws without a generator of its own, so that a stage does not depend on those before it."""
     torch.manual_seed(seed)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether there was no memory left, on the device or on the machine."""
+    # The CPU's allocator has no error class of its own.
+    is_allocation = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_allocation

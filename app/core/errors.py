@@ -262,6 +262,10 @@ class DivergedTraining(JobError):
     status, code, title, blame = 422, "diverged", "Training diverged", Blame.USER
 
 
+class SparsityLost(JobError):
+    code, title = "sparsity_lost", "A pruned weight did not stay zero"
+
+
 class NonfiniteAnswers(JobError):
     status, code, title, blame = 422, "nonfinite_answers", "The model answers NaN or infinity", Blame.USER
 

@@ -14,6 +14,7 @@ from app.core.errors import (
     LabelsOutOfRange,
     ModelRejected,
 )
+from app.core.finetune_defaults import resolve_recovery
 from app.core.spec import Choice, JobSpec
 from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject, Model
@@ -49,7 +50,6 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
 
     While the model is still being validated, what depends on its layers is checked by the job's load stage.
     """
-    spec, items = _resolve_plugins(spec, catalog)
     # The lock keeps the rows from being deleted before the job that uses them is there.
     model = session.scalar(
         select(Model).where(Model.id == spec.model_id, Model.deleted_at.is_(None)).with_for_update(read=True)
@@ -58,6 +58,8 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
     if spec.dataset_id is not None:
         query = select(Dataset).where(Dataset.id == spec.dataset_id, Dataset.deleted_at.is_(None))
         dataset = session.scalar(query.with_for_update(read=True))
+    spec = resolve_recovery(spec, dataset.task if dataset else None)
+    spec, items = _resolve_plugins(spec, catalog)
     items += _find_missing_rows(spec, model, dataset)
     items += _find_unmet_needs(spec, catalog, dataset)
     if dataset is not None:
@@ -123,7 +125,7 @@ def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) 
     if spec.finetune is not None:
         wants_data.append(("/finetune", "fine-tuning needs training data"))
     if dataset is not None:
-        return items + _find_missing_split(wants_data, dataset)
+        return items + _find_missing_split(wants_data, dataset) + _find_missing_judge(spec, dataset)
     wants_data += [
         (f"/gates/{i}/metric", f"a gate on {gate.metric} needs an evaluation")
         for i, gate in enumerate(spec.gates)
@@ -149,6 +151,15 @@ def _find_missing_split(wants_data: list[tuple[str, str]], dataset: Dataset) -> 
         ErrorItem(pointer=at, code="train_split_required", detail=f"{why}: {dataset.id} has only {found}")
         for at, why in wants_data
     ]
+
+
+def _find_missing_judge(spec: JobSpec, dataset: Dataset) -> list[ErrorItem]:
+    if spec.finetune is None or spec.finetune.early_stopping is None or "validation" in dataset.splits:
+        return []
+    detail = (
+        f"early stopping is judged on the split validation: {dataset.id} has only {', '.join(dataset.splits)}"
+    )
+    return [ErrorItem(pointer="/finetune/early_stopping", code="validation_split_required", detail=detail)]
 
 
 def _refuse_rejected(model: Model) -> None:

@@ -1,5 +1,6 @@
 """Read models given as one safetensors file with the name of a built-in architecture."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def read_safetensors(model: ModelInput) -> LoadedModel:
     network = build(model.architecture)
     tensors = read_tensors(model.files[ROLE])
     load_tensors(network.module, tensors)
-    return LoadedModel(network, tuple(sorted(tensors)))
+    return LoadedModel(network, tuple(sorted(tensors)), partial(build, model.architecture))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

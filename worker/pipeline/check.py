@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from worker.atomic import write_atomically
 from worker.formats.registry import read_model
 from worker.measure.latency import measure_forward_ms
 from worker.measure.model import measure_model
-from worker.pipeline.folder import write_atomically
 from worker.protocol import OUTPUT_FOLDER, OUTPUT_NAME, CheckInput, CheckOutput, ModelLayer
 from worker.pruning.layers import find_layers
 

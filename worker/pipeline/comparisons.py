@@ -10,7 +10,7 @@ from worker.measure.comparison import Pair, compare
 from worker.measure.metrics import Answers
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import Job
-from worker.pipeline.predictions import find_metrics, read_records, take_answers
+from worker.pipeline.predictions import find_metrics, has_records, read_records, take_answers
 
 _SPLIT = "test"
 # The fine-tune keeps the records of each control that it made, as control-<name>.safetensors.
@@ -33,10 +33,10 @@ def compare_answers(job: Job) -> Comparisons:
     if job.task is None:
         return Comparisons()
     kinds = find_metrics(job)
-    baseline, pruned, final = (
-        take_answers(job, read_records(job.folder(stage)))
-        for stage in (Stage.BASELINE, Stage.PRUNE, Stage.EVALUATE)
+    baseline, final = (
+        take_answers(job, read_records(job.folder(stage))) for stage in (Stage.BASELINE, Stage.EVALUATE)
     )
+    pruned = _read_pruned(job)
     metrics = compare(kinds, Pair(baseline, final), split=_SPLIT, pruned=pruned)
     controls = tuple(
         Control(name=name, metrics=compare(kinds, Pair(baseline, answers), split=_SPLIT))
@@ -47,6 +47,12 @@ def compare_answers(job: Job) -> Comparisons:
     damage = measure_classes(Pair(baseline, final))
     warnings = () if damage.warning is None else (damage.warning,)
     return Comparisons(metrics, controls, damage.rows, damage.worst, warnings)
+
+
+def _read_pruned(job: Job) -> Answers | None:
+    """Return the answers before any recovery; None where it is the training that finds what to prune."""
+    folder = job.folder(Stage.PRUNE)
+    return take_answers(job, read_records(folder)) if has_records(folder) else None
 
 
 def _read_controls(job: Job, folder: StageFolder) -> Iterator[tuple[str, Answers]]:

@@ -1,91 +1,168 @@
 """Stage finetune: train the model while its schedule prunes it, then with its masks fixed."""
 
-import torch
 from pydantic import JsonValue
-from torch import nn
 
 from app.core.report import HistoryRow
 from app.core.spec import Finetune
-from app.core.states import Stage
+from worker.numerics import is_out_of_memory
+from worker.objectives.registry import Task
+from worker.pipeline.controls import Ticket, plan_control, train_control
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.pruning import (
-    find_full_sparsity,
-    make_history_row,
-    make_pruner,
-    read_masks,
-    write_pruned,
-)
-from worker.pruning import Pruner
-from worker.pruning.rounds import Round, plan_rounds
-from worker.training.finetune import StepResult, Training, finetune
+from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
+from worker.pipeline.watch import StageWatch
+from worker.pruning import MaskSet
+from worker.training.checkpoint import Tree
+from worker.training.cycles import plan_phases
+from worker.training.history import Row
+from worker.training.loop import Training
+from worker.training.metric import Metric
+from worker.training.recovery import Recovery
+from worker.training.teacher import Teacher
+from worker.training.validation import Validation
 
-# How much a new batch moves the running loss and accuracy.
-_SMOOTHING = 0.05
+_CHECKPOINTS = "training"
 
 
 def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
-    """Fine-tune from the dense weights, pruning before the steps that the schedule says.
+    """Fine-tune from the dense weights, or go on where an attempt before this one stopped.
 
-    Raises DivergedTraining.
+    When memory runs out, it is done again from the start in batches of half the size. Raises
+    DivergedTraining or SparsityLost.
     """
     settings = job.spec.finetune
     if settings is None:
         return {"reason": "no finetune in the spec"}
-    network = job.read_dense().network
-    assert job.task is not None  # fine-tuning needs a dataset, which has a task
-    training = Training(settings, job.splits["train"], job.task.objective, job.spec.seed, job.device)
-    run = _Run(job, make_pruner(job, network), training, progress)
-    finetune(network.module, training, companion=run, dense=_read_teacher(job, settings))
-    masks = run.pruner.masks
-    write_pruned(folder, network.module, masks, run.history)
-    return {"steps": training.steps, "rounds": len(run.history), "sparsity": masks.sparsity, "loss": run.loss}
+    checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s)
+    resumed = checkpoints.read()
+    is_halved = bool(resumed and resumed["is_halved"])
+    try:
+        return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
+    except (MemoryError, RuntimeError) as error:
+        if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
+            raise
+    # Behind the handler: the error's trace would keep the tensors of the attempt alive.
+    folder.drop_checkpoints()
+    return _Attempt(job, folder, progress, is_halved=True).run(None)
 
 
-def _read_teacher(job: Job, settings: Finetune) -> nn.Module | None:
-    return job.read_dense().network.module if settings.distillation else None
+class _Attempt:
+    """One attempt at the stage: the recipe's trainings, then those of its controls."""
 
-
-class _Run:
-    """Goes along with a fine-tune: prunes by the schedule, keeps the history, reports the progress."""
-
-    def __init__(self, job: Job, pruner: Pruner, training: Training, progress: ProgressReporter) -> None:
-        self.pruner = pruner
-        self.history: list[HistoryRow] = []
-        self.loss: float | None = None
-        self._accuracy: float | None = None
-        self._full_sparsity = find_full_sparsity(job, read_masks(job.folder(Stage.PRUNE)))
-        self._steps = training.steps
+    def __init__(self, job: Job, folder: StageFolder, progress: ProgressReporter, *, is_halved: bool) -> None:
+        # Fine-tuning needs a dataset, which has a task.
+        assert job.spec.finetune is not None
+        assert job.task is not None
+        self._job = job
+        self._folder = folder
         self._progress = progress
-        self._rounds: dict[int, list[Round]] = {}
-        for planned in plan_rounds(job.spec.recipe.schedule, training.steps):
-            self._rounds.setdefault(planned.step, []).append(planned)
+        self._training = _make_training(job, job.spec.finetune, job.task, is_halved=is_halved)
+        self._teacher = _make_teacher(job, self._training)
+        self._validation = _make_validation(job, self._training)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        self.pruner.attach(optimizer)
+    def run(self, resumed: Tree | None) -> Data:
+        """Train from the start or from a checkpoint; returns what the stage has to say."""
+        job = self._job
+        network = job.read_dense().network
+        pruner = make_pruner(job, network, steps=self._training.steps)
+        phases = plan_phases(self._training, pruner.cycles)
+        recovery = Recovery(
+            network.module,
+            pruner,
+            phases,
+            checkpoints=self._folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s),
+            teacher=self._teacher,
+            validation=self._validation,
+        )
+        controls = pruner.cycles.controls if pruner.cycles else ()
+        lengths = [plan_control(control, self._training, phases).length for control in controls]
+        total = recovery.total + sum(lengths)
+        masks = recovery.run(StageWatch(self._progress, 0, total), resumed)
+        write_pruned(self._folder, network.module, masks, _make_history(job, recovery, masks))
+        ticket = Ticket(
+            training=self._training,
+            phases=phases,
+            teacher=self._teacher,
+            validation=self._validation,
+            masks=masks,
+            pruner_state=pruner.state_dict(),
+            rewind_state=recovery.rewind_state,
+        )
+        files: list[JsonValue] = []
+        for number, control in enumerate(controls):
+            watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total)
+            name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
+            files.append({"name": control, "records": name})
+        return _describe(self._training, recovery, masks) | {"controls": files}
 
-    def before_step(self, step: int) -> None:
-        for planned in self._rounds.get(step, ()):
-            masks = self.pruner.update(planned.progress)
-            row = make_history_row(planned, masks, full_sparsity=self._full_sparsity, metrics=self._metrics())
-            self.history.append(row)
 
-    def after_step(self, result: StepResult) -> None:
-        self.pruner.step()
-        self.loss = _smooth(self.loss, result.loss)
-        self._accuracy = _smooth(self._accuracy, result.accuracy)
-        self._progress.report(result.step + 1, self._steps, self._describe)
-
-    def _metrics(self) -> dict[str, float]:
-        if self.loss is None or self._accuracy is None:
-            return {}
-        return {"train_loss": self.loss, "train_accuracy": self._accuracy}
-
-    def _describe(self) -> dict[str, JsonValue]:
-        sparsity = self.history[-1].sparsity if self.history else 0.0
-        return {**self._metrics(), "sparsity": sparsity}
+def _make_training(job: Job, settings: Finetune, task: Task, *, is_halved: bool) -> Training:
+    return Training(
+        settings=settings,
+        split=job.splits["train"],
+        objective=task.objective,
+        metric=_choose_metric(job, settings, task),
+        seed=job.spec.seed,
+        device=job.device,
+        is_halved=is_halved,
+    )
 
 
-def _smooth(before: float | None, now: float) -> float:
-    return now if before is None else before + _SMOOTHING * (now - before)
+def _choose_metric(job: Job, settings: Finetune, task: Task) -> Metric:
+    """Take the metric that early stopping names, or the first one of the task."""
+    named = settings.early_stopping.metric if settings.early_stopping else None
+    return Metric(named or task.metrics[0], job.outputs)
+
+
+def _make_teacher(job: Job, training: Training) -> Teacher | None:
+    if training.settings.distillation is None:
+        return None
+    return Teacher(
+        job.read_dense().network.module,
+        training.split,
+        settings=training.settings,
+        device=training.device,
+        blocks=training.plan.first_epoch(),
+    )
+
+
+def _make_validation(job: Job, training: Training) -> Validation | None:
+    split = job.splits.get("validation")
+    if split is None:
+        return None
+    batch_size = job.spec.evaluation.batch_size
+    return Validation(split, training.objective, training.metric, batch_size, training.device)
+
+
+def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:
+    full_sparsity = find_full_sparsity(job, masks)
+    return [_make_row(row, full_sparsity) for row in recovery.history.rows]
+
+
+def _make_row(row: Row, full_sparsity: float) -> HistoryRow:
+    return HistoryRow(
+        round=row.round,
+        step=row.step,
+        target=row.fraction * full_sparsity,
+        sparsity=row.sparsity,
+        metrics=row.metrics,
+        note=row.note,
+    )
+
+
+def _describe(training: Training, recovery: Recovery, masks: MaskSet) -> Data:
+    warnings: list[JsonValue] = []
+    if training.is_halved:
+        warnings.append(
+            f"memory ran out at a batch size of {training.settings.batch_size}: the fine-tune was done again "
+            "in batches of half the size, twice as many a step, so that a step sees as many samples"
+        )
+    return {
+        "steps": recovery.steps_done,
+        "rounds": len(recovery.history.rows),
+        "sparsity": masks.sparsity,
+        "loss": recovery.metrics.get("train_loss"),
+        "best_step": recovery.best["step"] if recovery.best else None,
+        "warnings": warnings,
+    }

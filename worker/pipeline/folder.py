@@ -5,9 +5,8 @@ of them, wherever the process was killed. No file holds a pickle.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors.torch import load_file, save_file
 
 from app.core.states import Stage
+from worker.atomic import flush, write_atomically
 from worker.measure.size import digest_file
+from worker.training.checkpoint import Checkpoints
 
 MANIFEST_NAME = "manifest.json"
 Data = dict[str, JsonValue]
@@ -39,9 +40,12 @@ class StageFolder:
         self.stage = stage
         self.path = work / "stages" / stage
         self.manifest_path = self.path / MANIFEST_NAME
+        # Beside the folder, which is cleared when the stage starts anew: checkpoints outlive that.
+        self._checkpoints_path = work / "checkpoints" / stage
+        self._inputs: dict[str, str] = {}
 
     def clear(self) -> None:
-        """Throw away what an earlier attempt left, the manifest first."""
+        """Throw away what an earlier attempt left, the manifest first; its checkpoints stay."""
         self.manifest_path.unlink(missing_ok=True)
         if self.path.exists():
             shutil.rmtree(self.path)
@@ -51,10 +55,23 @@ class StageFolder:
         """Flush every file of the folder, then put the manifest in place."""
         names = sorted(path.name for path in self.path.iterdir())
         for name in names:
-            _flush(self.path / name)
+            flush(self.path / name)
         files = {name: digest_file(self.path / name) for name in names}
         manifest = Manifest(stage=self.stage, inputs=dict(inputs), files=files, data=data)
         write_atomically(self.manifest_path, manifest.model_dump_json(indent=1).encode())
+
+    def begin(self, inputs: Mapping[str, str]) -> None:
+        """Start the stage anew, from these inputs."""
+        self.clear()
+        self._inputs = dict(inputs)
+
+    def checkpoints(self, name: str, *, interval_s: float) -> Checkpoints:
+        """Return the checkpoints of one training of the stage; only those from the same inputs count."""
+        return Checkpoints(self._checkpoints_path / name, self._inputs, interval_s=interval_s)
+
+    def drop_checkpoints(self) -> None:
+        """Throw the checkpoints away: once the manifest stands, nothing needs them."""
+        shutil.rmtree(self._checkpoints_path, ignore_errors=True)
 
     def read_standing(self, inputs: Mapping[str, str]) -> Manifest | None:
         """Return the manifest when it stands: same inputs, every file there with its digest."""
@@ -97,30 +114,3 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     # One metadata key: safetensors writes several in no fixed order. `format` is what loaders look for.
     save_file(plain, path, metadata={"format": "pt"})
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut."""
-    place_atomically(path, lambda partial: _write(partial, content))
-
-
-def place_atomically(path: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` write a file under another name, flush it, and move it into its place."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    make(partial)
-    _flush(partial)
-    partial.replace(path)
-    _flush(path.parent)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -58,6 +58,11 @@ def read_records(folder: StageFolder) -> dict[str, Tensor]:
     return folder.read_tensors(_NAME)
 
 
+def has_records(folder: StageFolder) -> bool:
+    """Tell whether a stage has run the test split."""
+    return (folder.path / _NAME).exists()
+
+
 def take_answers(job: Job, records: Mapping[str, Tensor]) -> Answers:
     """Give records of this job's model the number of classes that it tells apart."""
     return read_answers(records, classes=job.outputs)

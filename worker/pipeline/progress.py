@@ -40,20 +40,31 @@ class ProgressReporter:
         self._share = shares.get(stage, 0.0) / sum(shares.values())
         self._clock = clock
         self._started_s = self._sent_s = clock()
+        self._first_step = 0
+        self._resumed: dict[str, JsonValue] = {}
+
+    def resume(self, step: int, total: int) -> None:
+        """Tell at once that this attempt goes on after `step`; the time left is estimated from there."""
+        self._first_step = step
+        self._resumed = {"resumed_at": step}
+        self._send_at(step, total, {})
 
     def report(self, step: int, total: int, data: Callable[[], dict[str, JsonValue]] = dict) -> None:
         """Report `step` of `total` done; `data` is asked only when a message goes out."""
-        now_s = self._clock()
-        if now_s - self._sent_s < _INTERVAL_S:
+        if self._clock() - self._sent_s < _INTERVAL_S:
             return
-        self._sent_s = now_s
+        self._send_at(step, total, data())
+
+    def _send_at(self, step: int, total: int, data: dict[str, JsonValue]) -> None:
+        self._sent_s = now_s = self._clock()
+        done = step - self._first_step
         self._send(
             Progress(
                 stage=self._stage,
                 fraction=self._start_fraction + self._share * step / total,
                 step=step,
                 total=total,
-                eta_s=(now_s - self._started_s) / step * (total - step) if step else None,
-                data=data(),
+                eta_s=(now_s - self._started_s) / done * (total - step) if done else None,
+                data={**self._resumed, **data},
             )
         )

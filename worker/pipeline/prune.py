@@ -11,9 +11,14 @@ from worker.pruning.rounds import Round, plan_rounds
 
 
 def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
-    """Prune the dense model to its target at once, or by the schedule's rounds where no training follows."""
+    """Prune the dense model to its target at once, or by the schedule's rounds where no training follows.
+
+    Where the training that follows has to find out what to prune, there is nothing to be done yet.
+    """
     network = job.read_dense().network
     pruner = make_pruner(job, network)
+    if job.spec.finetune is not None and pruner.learns_scores:
+        return {"reason": f"{job.spec.recipe.criterion.name} learns from the training what to prune"}
     rounds = _plan(job)
     reached: list[MaskSet] = []
     for planned in rounds:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from app.core.report import HistoryRow
+from app.core.spec import Recipe
 from worker.datasets.splits import Batch
 from worker.measure.macs import count_macs
 from worker.models.inputs import move
@@ -22,18 +23,21 @@ _CALIBRATION_BATCHES = 4
 _CALIBRATION_BATCH_SIZE = 128
 
 
-def make_pruner(job: Job, network: Network) -> Pruner:
-    """Make the pruner of a job's recipe for a network with its weights."""
-    recipe = job.spec.recipe.model_dump(mode="json", exclude_none=True)
+def make_pruner(
+    job: Job, network: Network, *, steps: int | None = None, recipe: Recipe | None = None
+) -> Pruner:
+    """Make the pruner of a job's recipe, or of another one, for a network and a training of `steps`."""
+    given = (recipe or job.spec.recipe).model_dump(mode="json", exclude_none=True)
     counts_macs = job.spec.recipe.target.metric == "macs"
     macs = count_macs(network.module, network.inputs.blank(1, job.device)).by_weight if counts_macs else None
     return Pruner(
         network.module,
-        recipe,
+        given,
         data=_draw_calibration_batches(job),
         loss=_make_loss(job),
         seed=job.spec.seed,
         measured=Measured(macs=macs),
+        steps=steps,
     )
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from app.core.states import Stage
-from worker.pipeline.folder import place_atomically, write_atomically
+from worker.atomic import place_atomically, write_atomically
 from worker.pipeline.job import Job
 from worker.pipeline.pruning import read_masks
 from worker.pipeline.report import list_artifacts

@@ -43,6 +43,7 @@ def run_stages(job: Job, send: Callable[[RunnerMessage], None]) -> None:
             data = _run_stage(job, run, folder, inputs, progress)
         else:
             data = standing.data
+        folder.drop_checkpoints()
         send(StageFinished(stage=stage, skipped=standing is not None, data=data))
         inputs = {"job": job.digest, "before": digest_file(folder.manifest_path)}
 
@@ -50,7 +51,7 @@ def run_stages(job: Job, send: Callable[[RunnerMessage], None]) -> None:
 def _run_stage(
     job: Job, run: RunStage, folder: StageFolder, inputs: Mapping[str, str], progress: ProgressReporter
 ) -> Data:
-    folder.clear()
+    folder.begin(inputs)
     # Seeded anew, so that a stage does the same whether those before it ran or were skipped.
     seed_everything(job.spec.seed)
     data = run(job, folder, progress)

@@ -87,6 +87,11 @@ class Pruner:
         return self._rounds
 
     @property
+    def learns_scores(self) -> bool:
+        """True when the criterion finds its scores in training: before that there is nothing to prune by."""
+        return self._learner is not None
+
+    @property
     def cycles(self) -> Cycles | None:
         """The schedule, where it is one of several trainings."""
         schedule = self._plan.schedule

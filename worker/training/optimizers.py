@@ -1,17 +1,15 @@
-"""Make the optimizer of a fine-tune and set its learning rate step by step."""
+"""Make the optimizer of a fine-tune, set its learning rate, and carry its state over a restart."""
 
-import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from app.core.spec import Finetune
 
-_MOMENTUM = 0.9
-
 
 def make_optimizer(module: nn.Module, settings: Finetune) -> torch.optim.Optimizer:
-    """Make SGD with Nesterov momentum, or AdamW; biases and norm weights are not decayed."""
+    """Make SGD with momentum, or AdamW; biases and norm weights are not decayed."""
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     spared = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
@@ -20,22 +18,26 @@ def make_optimizer(module: nn.Module, settings: Finetune) -> torch.optim.Optimiz
     ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=_MOMENTUM, nesterov=True)
-
-
-def compute_rate(step: int, total: int, settings: Finetune) -> float:
-    """Return the learning rate of `step` (from 0): a linear warm-up, then a half cosine down to zero.
-
-    Loshchilov and Hutter 2017 (SGDR), equation 5, with one period.
-    """
-    warmup = round(settings.warmup_fraction * total)
-    if step < warmup:
-        return settings.learning_rate * ((step + 1) / warmup)
-    done = (step - warmup) / max(1, total - warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return torch.optim.SGD(
+        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov
+    )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def dump_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:  # Any: what optimizers keep, by name
+    """Return what the optimizer remembers of each parameter, by its number; settings are not in it."""
+    return {str(number): dict(state) for number, state in optimizer.state_dict()["state"].items()}
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],  # Any: as dump_state
+) -> None:
+    """Put back what `dump_state` returned."""
+    numbered = {int(number): values for number, values in state.items()}
+    optimizer.load_state_dict({"state": numbered, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -44,7 +44,12 @@ def test_every_default_is_echoed_and_hashed(client, model_id, dataset_id):
     assert job["spec"] == sent
     resolved = job["resolved_spec"]
     assert resolved["recipe"]["criterion"] == {"name": "magnitude", "params": {"p": 1.0}}
-    assert resolved["resources"] == {"device": "auto", "timeout_s": 86_400, "max_attempts": 3}
+    assert resolved["resources"] == {
+        "device": "auto",
+        "timeout_s": 86_400,
+        "max_attempts": 3,
+        "checkpoint_s": 60.0,
+    }
     canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert job["spec_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -198,6 +203,23 @@ def test_all_faults_are_told_at_once(client, model_id):
         "/recipe/criterion/name",
         "/recipe/criterion/nam",
     }
+
+
+def test_an_empty_finetune_becomes_that_of_the_task_with_a_gradual_schedule(client, model_id, dataset_id):
+    resolved = client.post("/v1/jobs", json=job_spec(model_id, dataset_id, finetune={})).json()[
+        "resolved_spec"
+    ]
+    finetune = resolved["finetune"]
+    assert (finetune["epochs"], finetune["max_steps"], finetune["learning_rate"]) == (8, None, 0.02)
+    assert finetune["distillation"] == {"alpha": 0.9, "temperature": 4.0, "hidden_states": None}
+    assert resolved["recipe"]["schedule"]["name"] == "cubic"
+    assert resolved["recipe"]["schedule"]["params"]["end_fraction"] == 1.0
+
+
+def test_early_stopping_needs_a_validation_split(client, model_id, dataset_id):
+    finetune = {**TRAIN, "early_stopping": {}}
+    answer = client.post("/v1/jobs", json=job_spec(model_id, dataset_id, finetune=finetune))
+    assert errors_of(answer) == {"/finetune/early_stopping": "validation_split_required"}
 
 
 def test_a_dataset_without_a_train_split_cannot_fine_tune(client, model_id):

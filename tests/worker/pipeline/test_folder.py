@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.core.states import Stage
-from worker.pipeline.folder import StageFolder, place_atomically, write_atomically, write_tensors
+from worker.pipeline.folder import StageFolder, write_tensors
 
 INPUTS = {"job": "a", "before": "b"}
 
@@ -76,22 +76,3 @@ def test_the_same_tensors_give_the_same_bytes_in_any_order(tmp_path):
     write_tensors(tmp_path / "one", tensors)
     write_tensors(tmp_path / "two", dict(reversed(tensors.items())))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    write_atomically(tmp_path / "file", b"old")
-    write_atomically(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    write_atomically(tmp_path / "file", b"old")
-
-    def fail(partial):
-        partial.write_bytes(b"ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        place_atomically(tmp_path / "file", fail)
-    assert (tmp_path / "file").read_bytes() == b"old"

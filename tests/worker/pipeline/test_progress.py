@@ -42,3 +42,15 @@ def test_the_rest_is_estimated_from_the_steps_so_far():
     message = run_stage(Stage.FINETUNE, step_s=2.0, total=10)[3]
     assert (message.step, message.total, message.data) == (4, 10, {"loss": 0.5})
     assert message.eta_s == pytest.approx(12.0)
+
+
+def test_a_resumed_stage_says_where_at_once_and_estimates_from_what_it_did_itself():
+    sent, clock = [], Clock()
+    reporter = ProgressReporter(sent.append, Stage.FINETUNE, has_finetune=True, clock=clock)
+    reporter.resume(90, 100)
+    for step in range(91, 95):
+        clock.now_s += 2.0
+        reporter.report(step, 100)
+    assert (sent[0].step, sent[0].eta_s, sent[0].data) == (90, None, {"resumed_at": 90})
+    assert [message.eta_s for message in sent[1:]] == pytest.approx([18.0, 16.0, 14.0, 12.0])
+    assert all(message.data["resumed_at"] == 90 for message in sent)

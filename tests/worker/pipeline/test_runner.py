@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.digits import ARCHITECTURE
+from tests.worker.pipeline.conftest import run_job
 from worker.protocol import INPUT_NAME, MESSAGE, CheckInput, CheckOutput, Finished, RunnerMessage
 
 LONG = {"finetune": {"epochs": 10_000, "batch_size": 64}}
@@ -71,6 +72,28 @@ def test_killed_again_and_again_a_job_ends_with_the_bytes_of_an_undisturbed_one(
     assert artifact_digests(work) == expected
 
 
+def wait_for_checkpoint(work: Path, number: int) -> None:
+    folder = work / "checkpoints" / "finetune" / "training"
+    while not any(int(path.name.partition("-")[0]) >= number for path in folder.glob("[0-9]*-*")):
+        time.sleep(0.005)
+
+
+def test_killed_in_the_middle_of_a_fine_tune_it_goes_on_from_its_last_checkpoint(uploads, tmp_path):
+    finetune = {"max_steps": 60, "batch_size": 64, "learning_rate": 0.05, "distillation": {}, "augment": True}
+    spec = {"finetune": finetune, "evaluation": {"latency": None}, "resources": {"checkpoint_s": 0.0}}
+    work = uploads.make_work(tmp_path / "work", spec)
+    for number in (3, 21, 40):
+        with running(work) as process:
+            wait_for_checkpoint(work, number)
+            process.kill()
+    messages, status = run(work)
+    resumed_at = next(m.data["resumed_at"] for m in messages if m.type == "progress")
+    assert (status, 40 <= resumed_at <= 60) == (0, True)
+    assert not (work / "checkpoints" / "finetune").exists()
+    undisturbed = run_job(tmp_path / "undisturbed", uploads.runner_input(spec))
+    assert artifact_digests(work) == artifact_digests(undisturbed.work)
+
+
 @pytest.mark.parametrize("stage", ["load", "finetune"])
 def test_sigterm_ends_a_runner_at_once(uploads, tmp_path, stage):
     with running(uploads.make_work(tmp_path / "work", LONG)) as process:
@@ -106,7 +129,7 @@ def test_progress_tells_loss_accuracy_sparsity_and_the_time_left(uploads, tmp_pa
     assert message.stage == "finetune"
     assert 0 < message.fraction < 1
     assert message.eta_s > 0
-    assert set(message.data) == {"train_loss", "train_accuracy", "sparsity"}
+    assert set(message.data) == {"train_loss", "train_accuracy", "sparsity", "learning_rate"}
 
 
 def test_a_model_check_says_what_the_model_is_made_of(uploads, tmp_path):

@@ -1,6 +1,4 @@
-"""Shuffled batches."""
-
-from itertools import islice
+"""Which samples a step sees."""
 
 import torch
 from hypothesis import given
@@ -8,35 +6,63 @@ from hypothesis import strategies as st
 
 from worker.training.batches import BatchPlan
 
-plans = st.builds(BatchPlan.for_split, st.integers(1, 60), st.integers(1, 80))
+plans = st.builds(
+    BatchPlan.for_split,
+    st.integers(1, 60),
+    st.integers(1, 80),
+    accumulate=st.integers(1, 4),
+    seed=st.integers(0, 2**63 - 1),
+)
 
 
-def draw(plan: BatchPlan, epochs: int, seed: int = 0) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return list(islice(plan.indices(generator), epochs * plan.batches_per_epoch))
+def draw_epoch(plan: BatchPlan, epoch: int = 0) -> torch.Tensor:
+    first = epoch * plan.steps_per_epoch
+    return torch.cat([torch.cat(plan.batches(first + i)) for i in range(plan.steps_per_epoch)])
 
 
 @given(plans)
-def test_an_epoch_shows_no_sample_twice_and_leaves_less_than_a_batch(plan):
-    seen = torch.cat(draw(plan, epochs=1))
+def test_an_epoch_shows_no_sample_twice_and_leaves_less_than_a_step(plan):
+    seen = draw_epoch(plan)
     assert len(seen.unique()) == len(seen)
-    assert 0 <= plan.samples - len(seen) < plan.batch_size
+    assert 0 <= plan.samples - len(seen) < plan.step_size
     assert int(seen.max()) < plan.samples
 
 
+@given(plans, st.integers(0, 50))
+def test_every_step_is_full_and_its_batches_differ_by_one_sample_at_most(plan, step):
+    sizes = [len(batch) for batch in plan.batches(step)]
+    assert sum(sizes) == plan.step_size
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+@given(plans, st.integers(0, 50))
+def test_a_step_is_known_without_those_before_it(plan, step):
+    again = BatchPlan(plan.samples, plan.step_size, plan.parts, plan.seed)
+    for earlier in range(step):
+        plan.batches(earlier)
+    assert all(torch.equal(*pair) for pair in zip(plan.batches(step), again.batches(step), strict=True))
+
+
+@given(plans, st.integers(0, 50))
+def test_half_the_batch_size_sees_the_same_samples_in_smaller_batches(plan, step):
+    halved = plan.halved()
+    assert torch.equal(torch.cat(halved.batches(step)), torch.cat(plan.batches(step)))
+    assert max(map(len, halved.batches(step))) <= -(-max(map(len, plan.batches(step))) // 2)
+
+
 @given(plans)
-def test_every_batch_is_full(plan):
-    assert all(len(batch) == plan.batch_size for batch in draw(plan, epochs=3))
-
-
-@given(plans, st.integers(0, 2**63 - 1))
-def test_the_same_seed_gives_the_same_order(plan, seed):
-    for one, two in zip(draw(plan, 2, seed), draw(plan, 2, seed), strict=True):
-        assert torch.equal(one, two)
+def test_the_first_epoch_and_its_rest_are_the_whole_split(plan):
+    assert torch.cat(plan.first_epoch()).sort().values.tolist() == list(range(plan.samples))
 
 
 def test_epochs_and_seeds_differ_in_their_order():
-    plan = BatchPlan.for_split(50, 50)
-    (first, second), (other, _) = draw(plan, 2), draw(plan, 2, seed=1)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, other)
+    plan, other = (BatchPlan.for_split(50, 50, seed=seed) for seed in (0, 1))
+    assert not torch.equal(draw_epoch(plan), draw_epoch(plan, epoch=1))
+    assert not torch.equal(draw_epoch(plan), draw_epoch(other))
+
+
+def test_a_step_of_accumulated_batches_is_as_many_batches():
+    plan = BatchPlan.for_split(100, 8, accumulate=3)
+    assert [len(batch) for batch in plan.batches(0)] == [8, 8, 8]
+    assert plan.steps_per_epoch == 4

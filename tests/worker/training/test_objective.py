@@ -4,13 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional
 
 from app.core.spec import Distillation
-from worker.datasets.images import ImageSplit
 from worker.objectives.classification import Classification
-from worker.training.objective import Teacher, compute_loss
+from worker.training.objective import compute_loss
 
 seeds = st.integers(0, 10**6)
 temperatures = st.floats(0.5, 20.0)
@@ -59,45 +57,3 @@ def test_the_loss_is_hintons(seed, temperature, alpha):
         logits, labels, objective=Classification(), teacher_logits=teacher, distillation=settings
     )
     assert float(loss) == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
-
-
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-        self.linear = nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return self.linear(x.flatten(1))
-
-
-def make_split() -> ImageSplit:
-    zero, one = torch.zeros(1), torch.ones(1)
-    return ImageSplit("train", torch.rand(6, 1, 2, 2), torch.zeros(6).long(), mean=zero, std=one)
-
-
-def test_a_remembering_teacher_is_asked_once_a_sample_and_answers_the_same():
-    module, split = Counting(), make_split()
-    teacher = Teacher(module, split, remembers=True)
-    for picks in ([0, 1, 2], [3, 4, 5], [5, 0, 3], [1, 2, 4]):
-        indices = torch.tensor(picks)
-        images, _ = split.take(indices)
-        assert torch.allclose(teacher.answer(indices, images), module.linear(images.flatten(1)))
-    assert module.calls == 2
-
-
-def test_a_teacher_of_augmented_images_is_asked_every_time():
-    module, split = Counting(), make_split()
-    teacher = Teacher(module, split, remembers=False)
-    images, _ = split.take(torch.arange(6))
-    for shift in (0.0, 1.0):
-        answer = teacher.answer(torch.arange(6), images + shift)
-        assert torch.allclose(answer, module.linear((images + shift).flatten(1)))
-    assert module.calls == 2
-
-
-def test_a_teacher_learns_nothing():
-    module, split = Counting(), make_split()
-    images, _ = split.take(torch.arange(6))
-    assert not Teacher(module, split, remembers=False).answer(torch.arange(6), images).requires_grad

@@ -1,44 +1,11 @@
-"""Optimizers and their learning rates."""
-
-import math
-from itertools import pairwise
+"""Optimizers, and what they remember."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.core.spec import Finetune
 from worker.models.registry import build
-from worker.training.optimizers import compute_rate, make_optimizer, set_rate
-
-runs = st.tuples(st.integers(1, 500), st.floats(0.0, 1.0))
-
-
-@given(runs)
-def test_the_rate_is_above_zero_and_at_most_the_one_asked_for(run):
-    total, warmup = run
-    settings = Finetune(epochs=1, learning_rate=0.1, warmup_fraction=warmup)
-    rates = [compute_rate(step, total, settings) for step in range(total)]
-    assert all(0 < rate <= 0.1 for rate in rates)
-    assert max(rates) == pytest.approx(0.1)
-
-
-@given(runs)
-def test_the_rate_rises_while_warming_up_and_never_after(run):
-    total, warmup = run
-    settings = Finetune(epochs=1, learning_rate=0.1, warmup_fraction=warmup)
-    rates = [compute_rate(step, total, settings) for step in range(total)]
-    top = round(warmup * total)
-    assert all(a < b for a, b in pairwise(rates[:top]))
-    assert all(a >= b for a, b in pairwise(rates[top:]))
-
-
-def test_the_rate_follows_half_a_cosine_after_ten_steps_of_warm_up():
-    settings = Finetune(epochs=1, learning_rate=1.0, warmup_fraction=0.1)
-    assert compute_rate(4, 100, settings) == pytest.approx(0.5)
-    assert compute_rate(55, 100, settings) == pytest.approx(0.5)  # half of the 90 steps left
-    assert compute_rate(70, 100, settings) == pytest.approx(0.5 * (1 + math.cos(math.pi * 60 / 90)))
+from worker.training.optimizers import dump_state, load_state, make_optimizer, set_rate
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -69,3 +36,22 @@ def test_a_rate_reaches_every_group():
     optimizer = make_optimizer(torch.nn.Linear(2, 2), Finetune(epochs=1))
     set_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def test_without_momentum_and_nesterov_it_is_plain_descent():
+    sgd = make_optimizer(torch.nn.Linear(2, 2), Finetune(optimizer="sgd", momentum=0.0, nesterov=False))
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.0, False)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_an_optimizer_remembers_survives_a_restart(name):
+    settings = Finetune(epochs=1, optimizer=name)
+    one, other = (torch.nn.Linear(2, 2) for _ in range(2))
+    before, after = make_optimizer(one, settings), make_optimizer(other, settings)
+    one(torch.ones(1, 2)).sum().backward()
+    before.step()
+    load_state(after, dump_state(before))
+    ours, theirs = dump_state(before), dump_state(after)
+    assert ours.keys() == theirs.keys()
+    for number, state in ours.items():
+        assert all(torch.equal(value, theirs[number][key]) for key, value in state.items())

@@ -1,0 +1,230 @@
+"""The stage that trains: resumed, short of memory, and with a validation split."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app.core.errors import InvalidSpec
+from app.core.states import Stage
+from benchmarks.digits import load_splits, save_split
+from tests.worker.pipeline.conftest import run_job
+from worker.measure.size import digest_file
+from worker.models.registry import Network, Params, build, register
+from worker.pipeline.controls import draw_random_masks
+from worker.pipeline.finetune import run_finetune
+from worker.pipeline.job import Job
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.pruning import make_pruner
+from worker.protocol import Progress
+
+GREEDY_ABOVE = 20
+SPEC = {
+    "finetune": {"max_steps": 6, "batch_size": 32, "distillation": {}},
+    "resources": {"checkpoint_s": 0.0},
+}
+
+
+class GreedyParams(Params):
+    """None."""
+
+
+class Greedy(torch.nn.Module):
+    """The digits network on a machine that has room for so many samples at a time while training."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) > GREEDY_ABOVE:
+            raise torch.OutOfMemoryError(f"tried to allocate room for {len(x)} samples")
+        return self.module(x)
+
+
+@register("greedy", GreedyParams, source="none", summary="Runs out of memory.")
+def build_greedy(params: GreedyParams) -> Network:
+    inner = build({"name": "resnet8x8", "params": {"width": 4}})
+    return Network(Greedy(inner.module), inner.inputs, inner.outputs)
+
+
+def make_greedy_job(uploads, tmp_path, **finetune) -> Job:
+    torch.manual_seed(0)
+    path = tmp_path / "greedy.safetensors"
+    save_file(build({"name": "greedy"}).module.state_dict(), path)
+    model = uploads.model_input(
+        architecture={"library": "secateur", "name": "greedy", "params": {}},
+        files={"weights": path},
+        sha256={"weights": digest_file(path)},
+    )
+    spec = SPEC | {"finetune": SPEC["finetune"] | finetune}
+    return Job(tmp_path / "work", uploads.runner_input(spec, model=model))
+
+
+def run(job: Job) -> tuple[dict, list[Progress]]:
+    sent: list[Progress] = []
+    folder = job.folder(Stage.FINETUNE)
+    folder.begin({"job": job.digest})
+    progress = ProgressReporter(sent.append, Stage.FINETUNE, has_finetune=True)
+    return run_finetune(job, folder, progress), sent
+
+
+def test_out_of_memory_is_answered_once_with_half_the_batch(uploads, tmp_path):
+    data, _ = run(make_greedy_job(uploads, tmp_path))
+    assert data["steps"] == 6
+    (warning,) = data["warnings"]
+    assert "batch size of 32" in warning
+
+
+def test_out_of_memory_at_half_the_batch_too_ends_the_stage(uploads, tmp_path):
+    with pytest.raises(torch.OutOfMemoryError, match="50 samples"):
+        run(make_greedy_job(uploads, tmp_path, batch_size=100))
+
+
+def test_half_the_batch_is_remembered_by_a_resumed_run(uploads, tmp_path):
+    job = make_greedy_job(uploads, tmp_path)
+    folder = job.folder(Stage.FINETUNE)
+    folder.begin({"job": job.digest})
+
+    def die(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_finetune(job, folder, ProgressReporter(die, Stage.FINETUNE, has_finetune=True, clock=Clock()))
+    data, sent = run(job)
+    assert sent[0].data == {"resumed_at": 1}
+    assert len(data["warnings"]) == 1
+
+
+class Clock:
+    """A minute passes whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 60.0
+        return self.now_s
+
+
+def add_validation(uploads, folder) -> dict:
+    path = save_split(load_splits(seed=1)[1], folder / "validation.npz")
+    files = {"train": uploads.train, "test": uploads.test, "validation": path}
+    return {"files": files, "sha256": {name: digest_file(path) for name, path in files.items()}}
+
+
+def test_a_validation_split_judges_every_round_and_the_best_comes_out(uploads, tmp_path):
+    dataset = uploads.dataset_input(**add_validation(uploads, tmp_path))
+    spec = {
+        "finetune": {"epochs": 2, "batch_size": 64, "early_stopping": {"patience": 5}},
+        "evaluation": {"latency": None},
+    }
+    report = run_job(tmp_path / "work", uploads.runner_input(spec, dataset=dataset)).report
+    assert all("validation_accuracy" in row.metrics for row in report.history)
+    assert report.summary.sparsity.masked == pytest.approx(0.7, abs=1e-3)
+
+
+def test_early_stopping_without_a_validation_split_is_refused_while_loading(uploads, tmp_path):
+    spec = {"finetune": {"epochs": 1, "early_stopping": {}}}
+    with pytest.raises(
+        InvalidSpec, match="judged on the split validation; the dataset has only: test, train"
+    ):
+        run_job(tmp_path / "work", uploads.runner_input(spec))
+
+
+TICKET = {
+    "recipe": {
+        "target": {"value": 0.7},
+        "schedule": {
+            "name": "lottery_ticket",
+            "params": {"rounds": 1, "rewind_fraction": 0.5, "controls": ["random_mask", "random_reinit"]},
+        },
+    },
+    "finetune": {"max_steps": 6, "batch_size": 32},
+    "evaluation": {"latency": None},
+    "resources": {"checkpoint_s": 0.0},
+}
+
+
+def test_the_controls_of_a_ticket_are_in_the_report(uploads, tmp_path):
+    run = run_job(tmp_path / "work", uploads.runner_input(TICKET))
+    assert [control.name for control in run.report.controls] == ["random_mask", "random_reinit"]
+    finetune = next(m for m in run.messages if m.type == "stage.finished" and m.stage == Stage.FINETUNE)
+    assert finetune.data["controls"] == [
+        {"name": name, "records": f"control-{name}.safetensors"} for name in ("random_mask", "random_reinit")
+    ]
+    assert [row.note for row in run.report.history] == [
+        "trained dense",
+        "weights rewound to those of step 3 of the first training",
+    ]
+
+
+class DyingProgress:
+    """Dies when told of a step, as a process may."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def resume(self, step: int, total: int) -> None:
+        pass
+
+    def report(self, step: int, total: int, data: object) -> None:
+        if step == self._step:
+            raise KeyboardInterrupt
+
+
+def test_killed_in_every_training_and_control_a_ticket_ends_with_the_same_files(uploads, tmp_path):
+    # 6 steps dense, 3 of the ticket, 3 of the random mask, 6 of the random weights.
+    given = uploads.runner_input(TICKET)
+    expected, _ = run(whole := Job(tmp_path / "whole", given))
+    job = Job(tmp_path / "work", given)
+    folder = job.folder(Stage.FINETUNE)
+    for step in (2, 8, 11, 15):
+        folder.begin({"job": job.digest})
+        with pytest.raises(KeyboardInterrupt):
+            run_finetune(job, folder, DyingProgress(step))
+    data, sent = run(job)
+    assert data == expected
+    assert [message.data["resumed_at"] for message in sent][:3] == [9, 12, 15]
+    for path in whole.folder(Stage.FINETUNE).path.iterdir():
+        assert (folder.path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"name": "unstructured"},
+        {"name": "n_m", "params": {"keep": 2, "of": 4}},
+        {"name": "channel"},
+        {"name": "block", "params": {"shape": [2, 2]}},
+    ],
+)
+def test_a_random_mask_keeps_as_many_weights_of_every_layer_elsewhere(uploads, tmp_path, pattern):
+    recipe = {
+        "target": {"value": 0.5},
+        "pattern": pattern,
+        "layers": [{"match": "conv1", "set": {"exclude": True}}],
+    }
+    job = Job(tmp_path, uploads.runner_input({"recipe": recipe}))
+    loaded = job.read_dense()
+    masks = make_pruner(job, loaded.network).update()
+    drawn = draw_random_masks(job, job.read_dense(), masks)
+    assert {name: int(mask.sum()) for name, mask in drawn.items()} == {
+        name: int(mask.sum()) for name, mask in masks.items()
+    }
+    assert drawn != masks
+
+
+def test_a_criterion_that_learns_from_the_training_prunes_nothing_before_it(uploads, tmp_path):
+    spec = {
+        "recipe": {
+            "target": {"value": 0.5},
+            "criterion": {"name": "movement"},
+            "schedule": {"name": "cubic"},
+        },
+        "finetune": {"max_steps": 10, "batch_size": 32},
+        "evaluation": {"latency": None},
+    }
+    report = run_job(tmp_path / "work", uploads.runner_input(spec)).report
+    assert report.summary.metrics[0].pruned is None
+    assert report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
+    assert report.history[-1].target == 0.5
