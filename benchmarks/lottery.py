@@ -1,8 +1,8 @@
 """`make bench-lottery`: winning tickets against random re-initialisation and random masks.
 
 LeNet-300-100 on Fashion-MNIST, and ResNet-20 on a fifth of CIFAR-10, both from fresh weights, others
-with every seed; a row is mean and spread over the seeds. A ticket is the mask found in several rounds with the
-weights it started from.
+with every seed; a row is mean and spread over the seeds. A ticket is the mask found in several rounds with
+the weights it started from.
 """
 
 import argparse
