@@ -37,6 +37,10 @@ class Named(_Frozen):
     summary: str = ""
 
 
+class DatasetFormat(Named):
+    tasks: tuple[str, ...]
+
+
 class Catalog(_Frozen):
     criteria: tuple[Entry, ...]
     patterns: tuple[Entry, ...]
@@ -44,7 +48,7 @@ class Catalog(_Frozen):
     schedules: tuple[Entry, ...]
     architectures: tuple[Architecture, ...]
     model_formats: tuple[Named, ...]
-    dataset_formats: tuple[Named, ...]
+    dataset_formats: tuple[DatasetFormat, ...]
     tasks: tuple[Named, ...]
     targets: tuple[Named, ...]
 

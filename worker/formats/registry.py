@@ -12,10 +12,16 @@ from worker.protocol import ModelInput
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with the uploaded weights, in evaluation mode on the CPU; `tensor_names` as in the file."""
+    """A network with the uploaded weights, in evaluation mode on the CPU; `tensor_names` as in the file.
+
+    `build` gives the same architecture with fresh random weights, drawn from torch's global generator.
+    `warnings` say what a user should know of how the file was read.
+    """
 
     network: Network
     tensor_names: tuple[str, ...]
+    build: Callable[[], Network]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

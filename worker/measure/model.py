@@ -1,5 +1,7 @@
 """Count everything about one model that needs no data: parameters, zeros, MACs, memory."""
 
+from collections import Counter
+
 import torch
 from pydantic import BaseModel, ConfigDict
 
@@ -45,19 +47,24 @@ class MeasuredModel(BaseModel):
 def measure_model(network: Network) -> MeasuredModel:
     """Count one model, running it once on a blank sample."""
     weights = dict(network.module.named_parameters())
+    # A tied weight has several names, and costs whatever its layers cost together.
+    every_name = dict(network.module.named_parameters(remove_duplicate=False))
     blank = network.inputs.blank(1, next(network.module.parameters()).device)
     macs = count_macs(network.module, blank)
+    by_weight: Counter[int] = Counter()
+    for name, count in macs.by_weight.items():
+        by_weight[id(every_name[name])] += count
     return MeasuredModel(
         tensors={
             name: MeasuredTensor(
                 shape=tuple(weight.shape),
                 nonzero=int(torch.count_nonzero(weight)),
-                macs=macs.by_weight.get(name, 0),
+                macs=by_weight[id(weight)],
             )
             for name, weight in weights.items()
         },
         macs=macs.total,
-        effective_macs=count_effective_macs(macs, weights),
+        effective_macs=count_effective_macs(macs, every_name),
         weights_bytes=sum_bytes([*network.module.parameters(), *network.module.buffers()]),
         peak_inference_bytes=measure_peak_bytes(network.module, blank),
     )

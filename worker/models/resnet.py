@@ -12,8 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from worker.models.inputs import ImageInput
-from worker.models.registry import Network, Params, register
+from worker.models.registry import Network, Params, image_network, register
 
 _SOURCE = "He et al. 2016, Deep residual learning for image recognition, section 4.2"
 
@@ -89,9 +88,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _network(module: nn.Module, params: ResNetParams) -> Network:
-    return Network(
-        module, ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
-    )
+    return image_network(module, (params.in_channels, params.image_size, params.image_size), params.classes)
 
 
 def _register_cifar(depth: int) -> None:

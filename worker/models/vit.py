@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from worker.models.inputs import ImageInput
-from worker.models.registry import Network, Params, register
+from worker.models.registry import Network, Params, image_network, register
 
 
 class ViTParams(Params):
@@ -99,6 +98,6 @@ class ViT(nn.Module):
     summary="A small vision transformer for small images: patches, attention heads, mean pooling.",
 )
 def build_vit(params: ViTParams) -> Network:
-    return Network(
-        ViT(params), ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
+    return image_network(
+        ViT(params), (params.in_channels, params.image_size, params.image_size), params.classes
     )

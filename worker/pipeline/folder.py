@@ -7,6 +7,7 @@ of them, wherever the process was killed. No file holds a pickle.
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -91,6 +92,9 @@ class StageFolder:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors by name as safetensors: the same tensors give the same bytes."""
     plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    # safetensors refuses tensors that share memory; tied weights are written under each of their names.
+    pointers = Counter(tensor.data_ptr() for tensor in plain.values())
+    plain = {n: tensor.clone() if pointers[tensor.data_ptr()] > 1 else tensor for n, tensor in plain.items()}
     # One metadata key: safetensors writes several in no fixed order. `format` is what loaders look for.
     save_file(plain, path, metadata={"format": "pt"})
 
