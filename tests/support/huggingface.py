@@ -1,5 +1,8 @@
 """Tiny random models of transformers with tokenizers of their own, saved as a user would save them."""
 
+import csv
+import io
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import httpx
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -142,3 +146,29 @@ def _train_byte_tokenizer() -> Tokenizer:
 
 def _texts() -> Iterable[str]:
     return [text for text, _ in sentences()]
+
+
+def upload_folder(client: httpx.Client, folder: Path, **changes: Any) -> httpx.Response:
+    """Upload a folder over HTTP, every file of it."""
+    manifest = {"name": folder.name, "format": "huggingface"} | changes
+    files = [("file", (path.name, path.read_bytes())) for path in sorted(folder.iterdir())]
+    return client.post("/v1/models", data={"manifest": json.dumps(manifest)}, files=files)
+
+
+def upload_texts(client: httpx.Client, files: dict[str, bytes], **changes: Any) -> httpx.Response:
+    """Upload one file a split over HTTP; csv for text classification unless told otherwise."""
+    manifest = {
+        "name": "texts",
+        "task": "text-classification",
+        "format": "csv",
+        "splits": {split: f"{split}.data" for split in files},
+    } | changes
+    parts = [("file", (f"{split}.data", data)) for split, data in files.items()]
+    return client.post("/v1/datasets", data={"manifest": json.dumps(manifest)}, files=parts)
+
+
+def csv_bytes(rows: Iterable[tuple[str, Any]], names: tuple[str, str] = ("text", "label")) -> bytes:
+    """Write rows as csv."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([names, *rows])
+    return text.getvalue().encode()
