@@ -57,15 +57,15 @@ def _read_texts(
         raise InvalidDataset(f"max_tokens {max_tokens} leaves no room for a text beside the special tokens")
     pairs = [row.text_pair or "" for row in rows] if has_pairs else None
     encoded = tokenizer.encode([row.text for row in rows], pairs, max_tokens=max_tokens)
-    empty = next((i for i, ids in enumerate(encoded.ids) if not ids), None)
-    if empty is not None:
+    if 0 in encoded.lengths:
+        empty = encoded.lengths.index(0)
         raise InvalidDataset(
             f"split {name}: sample {empty + 1} has no token: its text is {rows[empty].text!a}"
         )
     dtype = torch.float32 if dataset.task == "regression" else torch.int64
     return TextSplit(
         name,
-        Tokens.of(encoded.ids, encoded.types),
+        Tokens.of(encoded),
         torch.tensor([row.label for row in rows], dtype=dtype),
         names=inputs.names,
         pad_id=tokenizer.pad_id,
@@ -84,7 +84,7 @@ def _read_windows(
     n = len(ids) // block
     if n == 0:
         raise EmptyDataset(f"split {name} has {len(ids)} tokens, which do not fill a window of {block}")
-    windows = torch.tensor(ids[: n * block], dtype=torch.int32).reshape(n, block)
+    windows = torch.frombuffer(ids, dtype=torch.int32)[: n * block].reshape(n, block)
     return WindowSplit(name, windows, dropped=len(ids) - n * block, vocabulary=network.outputs)
 
 

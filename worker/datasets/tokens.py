@@ -10,6 +10,7 @@ from worker.datasets.labels import check_labels
 from worker.datasets.splits import Batch
 from worker.models.inputs import TextInput
 from worker.models.registry import Network
+from worker.models.tokenizer import Encoded
 
 # A batch of long texts is cut into several: attention over 256 texts of 512 tokens would take gigabytes.
 _MAX_TOKENS_AT_ONCE = 16_384
@@ -24,14 +25,11 @@ class Tokens:
     starts: torch.Tensor
 
     @classmethod
-    def of(cls, ids: list[list[int]], types: list[list[int]]) -> "Tokens":
-        """Lay texts out one after the other."""
-        lengths = torch.tensor([0, *map(len, ids)])
-        return cls(
-            torch.tensor([token for text in ids for token in text], dtype=torch.int32),
-            torch.tensor([kind for text in types for kind in text], dtype=torch.int32),
-            lengths.cumsum(0),
-        )
+    def of(cls, encoded: Encoded) -> "Tokens":
+        """Take what a tokenizer gave, at least one token."""
+        starts = torch.tensor([0, *encoded.lengths]).cumsum(0)
+        ids, types = (torch.frombuffer(values, dtype=torch.int32) for values in (encoded.ids, encoded.types))
+        return cls(ids, types, starts)
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -15,7 +15,7 @@ from worker.models.registry import Network, Params, image_network, register
 class LeNetParams(Params):
     in_channels: int = Field(default=1, ge=1, le=64)
     image_size: int = Field(default=28, ge=4, le=512)
-    classes: int = Field(default=10, ge=2, le=100_000)
+    classes: int = Field(default=10, ge=1, le=100_000)
 
 
 class LeNet5Params(LeNetParams):

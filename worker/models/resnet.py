@@ -20,7 +20,7 @@ _SOURCE = "He et al. 2016, Deep residual learning for image recognition, section
 class ResNetParams(Params):
     in_channels: int = Field(default=3, ge=1, le=64)
     image_size: int = Field(default=32, ge=4, le=512)
-    classes: int = Field(default=10, ge=2, le=100_000)
+    classes: int = Field(default=10, ge=1, le=100_000)
 
 
 class ResNet8x8Params(ResNetParams):

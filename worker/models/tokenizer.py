@@ -1,9 +1,12 @@
 """Turn text into the token ids that a model was trained with, by its own tokenizer.json."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -11,14 +14,17 @@ from app.core.errors import InvalidModel
 
 # Library and file agree on "no limit" by a number that no text reaches.
 _NO_LIMIT = 2**31
+_TEXTS_AT_ONCE = 4096
+_CHARACTERS_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids and types of each text, its special tokens included; how many texts were cut."""
+    """Texts one after the other: ids and types of all tokens, how many each text has, how many were cut."""
 
-    ids: list[list[int]]
-    types: list[list[int]]
+    ids: "array[int]"
+    types: "array[int]"
+    lengths: list[int]
     truncated: int
 
 
@@ -31,20 +37,36 @@ class TextTokenizer:
         self.max_tokens = max_tokens
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None, *, max_tokens: int) -> Encoded:
-        """Encode texts, or pairs of them, cut to `max_tokens` with their special tokens."""
-        self._tokenizer.enable_truncation(max_tokens)
-        given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        found = self._tokenizer.encode_batch(given)
-        return Encoded(
-            [one.ids for one in found],
-            [one.type_ids for one in found],
-            sum(bool(one.overflowing) for one in found),
-        )
+        """Encode texts, or pairs of them, cut to `max_tokens` with their special tokens.
 
-    def encode_document(self, text: str) -> list[int]:
-        """Encode a whole document as it stands, without special tokens."""
+        Raises InvalidModel where the tokenizer has no token for a text.
+        """
+        self._tokenizer.enable_truncation(max_tokens)
+        found = Encoded(array("i"), array("i"), [], 0)
+        truncated = 0
+        # Piece by piece: the library keeps the place of each token in its text, many times what we keep.
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts[start : start + _TEXTS_AT_ONCE]
+            beside = None if pairs is None else pairs[start : start + _TEXTS_AT_ONCE]
+            given = list(part) if beside is None else list(zip(part, beside, strict=True))
+            for one in _guarded(partial(self._tokenizer.encode_batch, given)):
+                found.ids.extend(one.ids)
+                found.types.extend(one.type_ids)
+                found.lengths.append(len(one.ids))
+                truncated += bool(one.overflowing)
+        return replace(found, truncated=truncated)
+
+    def encode_document(self, text: str) -> "array[int]":
+        """Encode a whole document as it stands, without special tokens.
+
+        A long one is encoded in pieces that end with a line, for the memory that it would take at once.
+        Raises InvalidModel where the tokenizer has no token for the text.
+        """
         self._tokenizer.no_truncation()
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = array("i")
+        for piece in _cut(text):
+            found = _guarded(partial(self._tokenizer.encode, piece, add_special_tokens=False))
+            ids.extend(found.ids)
         return ids
 
     def count_special(self, *, are_pairs: bool) -> int:
@@ -73,7 +95,8 @@ def read_tokenizer(
     limit = config.get("model_max_length")
     return TextTokenizer(
         tokenizer,
-        pad_id=next(choice for choice in choices if choice is not None),
+        # Some configs say that there is no such token by a negative number.
+        pad_id=next(choice for choice in choices if choice is not None and choice >= 0),
         max_tokens=int(limit) if isinstance(limit, int | float) and 1 < limit < _NO_LIMIT else None,
     )
 
@@ -83,3 +106,20 @@ def _find_token(tokenizer: Tokenizer, token: object) -> int | None:
     content = token.get("content") if isinstance(token, dict) else token
     found: int | None = tokenizer.token_to_id(content) if isinstance(content, str) else None
     return found
+
+
+def _cut(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > _CHARACTERS_AT_ONCE:
+        end = text.rfind("\n", start, start + _CHARACTERS_AT_ONCE) + 1
+        end = end if end > start else start + _CHARACTERS_AT_ONCE
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _guarded(encode: Callable[[], Any]) -> Any:  # Any: the library has no types
+    try:
+        return encode()
+    except Exception as error:  # the library raises nothing more specific
+        raise InvalidModel(f"tokenizer.json cannot encode the dataset's text: {error}") from error

@@ -20,7 +20,7 @@ class ViTParams(Params):
     in_channels: int = Field(default=1, ge=1, le=64)
     image_size: int = Field(default=8, ge=4, le=512)
     patch_size: int = Field(default=2, ge=1, le=64)
-    classes: int = Field(default=10, ge=2, le=100_000)
+    classes: int = Field(default=10, ge=1, le=100_000)
     width: int = Field(default=64, ge=8, le=4096)
     depth: int = Field(default=4, ge=1, le=64)
     heads: int = Field(default=4, ge=1, le=64)

@@ -93,8 +93,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors by name as safetensors: the same tensors give the same bytes."""
     plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     # safetensors refuses tensors that share memory; tied weights are written under each of their names.
-    pointers = Counter(tensor.data_ptr() for tensor in plain.values())
-    plain = {n: tensor.clone() if pointers[tensor.data_ptr()] > 1 else tensor for n, tensor in plain.items()}
+    storages = Counter(_storage_of(tensor) for tensor in plain.values())
+    plain = {
+        n: tensor.clone() if storages[_storage_of(tensor)] > 1 else tensor for n, tensor in plain.items()
+    }
     # One metadata key: safetensors writes several in no fixed order. `format` is what loaders look for.
     save_file(plain, path, metadata={"format": "pt"})
 
@@ -116,6 +118,10 @@ def place_atomically(path: Path, make: Callable[[Path], None]) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+def _storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _flush(path: Path) -> None:

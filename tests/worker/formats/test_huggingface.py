@@ -194,6 +194,21 @@ def test_a_config_that_does_not_fit_is_refused_before_memory_is_taken(folder, ch
         read(folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("roberta", {"max_position_embeddings": 2, "pad_token_id": 0}), ("gpt2", {"pad_token_id": 300})],
+)
+def test_a_model_that_no_batch_can_be_made_for_is_refused(tmp_path, kind, changes):
+    folder = make_folder(tmp_path / "model", kind, classes=2, **changes)
+    with pytest.raises(InvalidModel, match="no batch can be made"):
+        read(folder)
+
+
+def test_a_padding_that_is_said_not_to_be_there_is_found_elsewhere(tmp_path):
+    network = read(make_folder(tmp_path / "model", "llama", classes=2, pad_token_id=None)).network
+    assert network.module.config.pad_token_id == network.tokenizer.pad_id == 1
+
+
 def test_fields_that_no_config_declares_decide_nothing(folder):
     plain = read(folder).network.module
     edit_config(folder, attn_implementation="somebody/kernel", auto_map={"AutoModel": "x.Y"}, use_cache=True)

@@ -29,6 +29,7 @@ _PASSED = ("input_ids", "attention_mask", "token_type_ids")
 _TYPED = ("bert", "electra")
 # Position 0 of a text is number padding_idx + 1 in these.
 _SHIFTED_POSITIONS = ("roberta",)
+_LEAST_POSITIONS = 2
 
 
 class Blueprint:
@@ -64,16 +65,24 @@ class Blueprint:
         return self._build()
 
     def make_network(self, module: PreTrainedModel, tokenizer: TextTokenizer) -> Network:
-        """Say what a module takes and serves; it comes back in evaluation mode."""
+        """Say what a module takes and serves; it comes back in evaluation mode.
+
+        Raises InvalidModel where no text could be given to it.
+        """
         config = module.config
-        if config.pad_token_id is None:
-            # A classifier over the last token needs to know which tokens are padding.
-            config.pad_token_id = tokenizer.pad_id
+        # A classifier over the last token needs to know which tokens are padding.
+        config.pad_token_id = tokenizer.pad_id
         module.eval()
         embedding = module.get_input_embeddings()
+        positions = _count_positions(config)
+        if positions < _LEAST_POSITIONS or tokenizer.pad_id >= embedding.num_embeddings:
+            raise InvalidModel(
+                f"the model takes texts of at most {positions} tokens, its padding is the token "
+                f"{tokenizer.pad_id} of {embedding.num_embeddings}: no batch can be made for it"
+            )
         types = config.type_vocab_size if config.model_type in _TYPED else 0
         inputs = TextInput(
-            max_tokens=min(_count_positions(config), tokenizer.max_tokens or _count_positions(config)),
+            max_tokens=min(positions, tokenizer.max_tokens or positions),
             vocabulary=embedding.num_embeddings,
             names=_PASSED if types else _PASSED[:2],
             types=types,
