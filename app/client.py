@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import httpx
 
+from app.core.huggingface import INDEX, SHARD, WEIGHTS, is_taken
+
 Json = dict[str, Any]  # Any: JSON as the service sent it
 
 _TIMEOUT = httpx.Timeout(30.0, read=90.0)
@@ -79,10 +81,22 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def upload_model(self, file: Path, manifest: Json, *, idempotency_key: str | None = None) -> Json:
-        """Upload one file as a model; `manifest` needs the architecture, name and format have defaults."""
-        full = {"name": file.stem, "format": "safetensors"} | manifest
-        return self._upload("/v1/models", full, {file.name: file}, idempotency_key)
+    def upload_model(self, path: Path, manifest: Json, *, idempotency_key: str | None = None) -> Json:
+        """Upload a model: one file, for which `manifest` needs the architecture, or a folder of transformers.
+
+        Name and format have defaults. Of a folder, what does not belong to such a model is left out.
+        """
+        if not path.is_dir():
+            full = {"name": path.stem, "format": "safetensors"} | manifest
+            return self._upload("/v1/models", full, {path.name: path}, idempotency_key)
+        full = {"name": path.resolve().name, "format": "huggingface"} | manifest
+        files = {file.name: file for file in sorted(path.iterdir()) if is_taken(file.name)}
+        if WEIGHTS in files:
+            # Some folders hold the same weights twice, whole and in shards.
+            files = {
+                name: file for name, file in files.items() if name != INDEX and not SHARD.fullmatch(name)
+            }
+        return self._upload("/v1/models", full, files, idempotency_key)
 
     def upload_dataset(
         self, splits: Mapping[str, Path], manifest: Json, *, idempotency_key: str | None = None

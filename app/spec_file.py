@@ -1,8 +1,9 @@
 """Spec files of the command line: a job spec in YAML or JSON that may name local files to upload.
 
-Instead of `model_id` there may be `model: {file, architecture, name?, format?}`, instead of `dataset_id`
-`dataset: {splits: {train: path, test: path}, name?, task?, format?, layout?, normalize?}`. Paths are relative
-to the spec file.
+Instead of `model_id` there may be `model: {path, architecture, name?, format?}`, where the path of a folder
+means a model of transformers (`file` is another word for `path`); instead of `dataset_id` there may be
+`dataset: {train: path, test: path, task?, format?, name?, …}` with what a manifest has; the splits may also
+stand under `splits`. Paths are relative to the spec file.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+_SPLITS = ("train", "validation", "test")
 Json = dict[str, Any]  # Any: JSON as the user wrote it; the service checks it
 
 
@@ -74,22 +76,28 @@ def _take_mapping(spec: Json, name: str) -> Json | None:
 
 
 def _read_model(model: Json, spec_path: Path) -> ModelFile:
-    name = model.pop("file", None)
-    return ModelFile(_find(name, "model.file", spec_path), model)
+    if "path" in model and "file" in model:
+        raise InvalidSpecFile("model: give either path or file")
+    field = "file" if "file" in model else "path"
+    return ModelFile(_find(model.pop(field, None), f"model.{field}", spec_path, takes_folder=True), model)
 
 
 def _read_dataset(dataset: Json, spec_path: Path) -> DatasetFiles:
-    splits = dataset.pop("splits", None)
+    named = {split: dataset.pop(split) for split in _SPLITS if split in dataset}
+    if named and "splits" in dataset:
+        raise InvalidSpecFile(f"dataset: give either splits or {', '.join(named)}")
+    splits = dataset.pop("splits", named)
     if not isinstance(splits, dict) or not splits:
-        raise InvalidSpecFile("dataset.splits: expected a mapping of splits to files")
-    found = {str(split): _find(name, f"dataset.splits.{split}", spec_path) for split, name in splits.items()}
+        raise InvalidSpecFile("dataset: expected files under train, validation or test")
+    found = {str(split): _find(name, f"dataset.{split}", spec_path) for split, name in splits.items()}
     return DatasetFiles(found, {"name": found[next(iter(found))].stem} | dataset)
 
 
-def _find(name: object, field: str, spec_path: Path) -> Path:
+def _find(name: object, field: str, spec_path: Path, *, takes_folder: bool = False) -> Path:
+    kind = "file or folder" if takes_folder else "file"
     if not isinstance(name, str):
-        raise InvalidSpecFile(f"{field}: expected the path of a file")
+        raise InvalidSpecFile(f"{field}: expected the path of a {kind}")
     path = spec_path.parent / Path(name).expanduser()
-    if not path.is_file():
-        raise InvalidSpecFile(f"{field}: there is no file {path}")
+    if not path.is_file() and not (takes_folder and path.is_dir()):
+        raise InvalidSpecFile(f"{field}: there is no {kind} {path}")
     return path

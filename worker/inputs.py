@@ -21,6 +21,9 @@ def dataset_input(dataset: Dataset, store: LocalStore) -> DatasetInput:
         task=dataset.task,
         layout=dataset.manifest.get("layout"),
         normalize=dataset.manifest.get("normalize"),
+        columns=dataset.manifest.get("columns"),
+        max_tokens=dataset.manifest.get("max_tokens"),
+        block_tokens=dataset.manifest.get("block_tokens"),
         files=files,
         sha256=sha256,
     )

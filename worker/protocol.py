@@ -10,8 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
+from app.core.digests import sha256_of_files
 from app.core.errors import Blame, Problem
+from app.core.huggingface import SHARD, WEIGHTS_ROLE
 from app.core.report import ReportArtifact
+from app.core.rows import Columns
 from app.core.spec import JobSpec
 from app.core.states import Stage
 
@@ -25,12 +28,29 @@ class _Frozen(BaseModel):
 
 
 class ModelInput(_Frozen):
-    """An uploaded model: its files by role (`weights` for safetensors), already on the local disk."""
+    """An uploaded model: its files by role, already on the local disk.
+
+    A single file of weights has the role `weights`; the others of a folder, shards too, have their names.
+    """
 
     format: str
     architecture: dict[str, JsonValue]
     files: dict[str, Path]
     sha256: dict[str, str]
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold weights: one, or all shards in their order."""
+        return tuple(
+            self.files[role]
+            for role in sorted(self.files)
+            if role == WEIGHTS_ROLE or SHARD.fullmatch(role) is not None
+        )
+
+    @property
+    def digest(self) -> str:
+        """The digest that the service names the model by."""
+        return sha256_of_files(self.sha256)
 
 
 class DatasetInput(_Frozen):
@@ -40,6 +60,9 @@ class DatasetInput(_Frozen):
     task: str
     layout: str | None
     normalize: dict[str, list[float]] | None
+    columns: Columns | None = None
+    max_tokens: int | None = None
+    block_tokens: int | None = None
     files: dict[str, Path]
     sha256: dict[str, str]
 
@@ -147,3 +170,4 @@ class CheckOutput(_Frozen):
     input_signature: dict[str, JsonValue]
     forward_ms: float
     layers: tuple[ModelLayer, ...]
+    warnings: tuple[str, ...] = ()

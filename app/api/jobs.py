@@ -15,6 +15,7 @@ from app.api.idempotency import IdempotencyDep
 from app.api.json_body import JsonBody
 from app.api.openapi import json_body
 from app.api.views import AttemptView, JobView, PageView, ValidationView, view_attempt, view_job
+from app.core.digests import sha256_of_json
 from app.core.errors import ErrorItem, InvalidParameter, InvalidSpec
 from app.core.spec import JobSpec
 from app.core.states import JobStatus
@@ -23,7 +24,6 @@ from app.services import jobs, specs
 from app.services.idempotency import Answer
 from app.services.jobs import JobLimits, Validation
 from app.services.pages import in_order
-from app.services.uploads import sha256_of_json
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _MAX_WAIT_S = 60

@@ -17,7 +17,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.post("", status_code=201, response_model=ModelView, openapi_extra=multipart_body(ModelManifest))
 def create_model(once: IdempotencyDep, upload: UploadDep, parts: PartsDep, session: SessionDep) -> Response:
-    """Upload a model: `manifest` (JSON) and one `file`. Its structure is checked now, its depth later."""
+    """Upload a model: `manifest` (JSON) and one `file`, or every file of a folder of transformers.
+
+    Its structure is checked now, its depth later by a worker: until then it is `validating`.
+    """
     taken = models.take_in(upload, parts.catalog)
 
     def create() -> Answer:

@@ -16,7 +16,8 @@ from app.core.storage import BlobStore, StagedBlob
 from app.services.strict_json import is_storable
 from app.services.uploads import Upload, UploadedFile
 
-MAX_FILES = 16
+# A large model comes in dozens of shards.
+MAX_FILES = 64
 # Written in a thread in pieces of this size: the event loop waits for no disk, and no thread for a few bytes.
 _PIECE_BYTES = 1 << 20
 _MAX_NAME_CHARACTERS = 255

@@ -22,7 +22,10 @@ class _View(BaseModel):
 
 
 class ModelView(_View):
-    """An uploaded model; `parameters` counts every element of the file until the deep check is done."""
+    """An uploaded model; `parameters` counts every element of the file until the deep check is done.
+
+    `warnings` is what the deep check found worth knowing, such as weights that are converted.
+    """
 
     id: str
     name: str
@@ -35,6 +38,7 @@ class ModelView(_View):
     parameters: int
     macs: int | None
     input_signature: JsonMap | None
+    warnings: list[str]
     created_at: Moment
 
 
@@ -52,13 +56,16 @@ class ModelLayerView(_View):
 
 
 class SplitView(_View):
-    """One split; `classes` is null when the labels do not look like 0..k-1, each more than once."""
+    """One split; `classes` is null when the labels do not look like 0..k-1, each more than once.
 
-    n: int
-    shape: list[int]
-    dtype: str
-    label_min: int
-    label_max: int
+    Text has no shape. What only a worker can tell is null: samples and labels of parquet, windows of text.
+    """
+
+    n: int | None
+    shape: list[int] | None
+    dtype: str | None
+    label_min: int | float | None
+    label_max: int | float | None
     classes: int | None
     file: str
     sha256: str
@@ -72,6 +79,9 @@ class DatasetView(_View):
     format: str
     layout: str | None
     normalize: JsonMap | None
+    columns: JsonMap | None
+    max_tokens: int | None
+    block_tokens: int | None
     splits: dict[str, SplitView]
     sha256: str
     size_bytes: int
@@ -172,6 +182,7 @@ def view_model(model: Model) -> ModelView:
         architecture=model.manifest.get("architecture"),
         rejection=_problem(model.rejection),
         input_signature=model.input_signature,
+        warnings=(model.inspection or {}).get("warnings", []),
     )
 
 
@@ -186,10 +197,10 @@ def view_dataset(dataset: Dataset) -> DatasetView:
         for name, split in dataset.splits.items()
     }
     names = ("id", "name", "task", "format", "sha256", "size_bytes", "created_at")
+    manifest_names = ("layout", "normalize", "columns", "max_tokens", "block_tokens")
     return DatasetView(
         **{name: getattr(dataset, name) for name in names},
-        layout=dataset.manifest.get("layout"),
-        normalize=dataset.manifest.get("normalize"),
+        **{name: dataset.manifest.get(name) for name in manifest_names},
         splits=splits,
     )
 

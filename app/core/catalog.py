@@ -45,6 +45,10 @@ class Task(Named):
     metrics: tuple[MetricName, ...]
 
 
+class DatasetFormat(Named):
+    tasks: tuple[str, ...]
+
+
 class Catalog(_Frozen):
     criteria: tuple[Entry, ...]
     patterns: tuple[Entry, ...]
@@ -52,7 +56,7 @@ class Catalog(_Frozen):
     schedules: tuple[Entry, ...]
     architectures: tuple[Architecture, ...]
     model_formats: tuple[Named, ...]
-    dataset_formats: tuple[Named, ...]
+    dataset_formats: tuple[DatasetFormat, ...]
     tasks: tuple[Task, ...]
     targets: tuple[Named, ...]
 

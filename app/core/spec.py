@@ -227,6 +227,9 @@ Labels = dict[
 ]
 
 
+Output = Literal["safetensors", "huggingface", "masks"]
+
+
 class JobSpec(Strict):
     """What `POST /v1/jobs` takes. Every default is echoed in `resolved_spec`."""
 
@@ -239,7 +242,8 @@ class JobSpec(Strict):
     finetune: Finetune | None = None
     evaluation: Evaluation = Evaluation()
     gates: tuple[Gate, ...] = Field(default=(), max_length=100)
-    outputs: tuple[Literal["safetensors", "masks"], ...] = ("safetensors", "masks")
+    # A huggingface model's default has `huggingface` first: the whole folder, as from_pretrained reads it.
+    outputs: tuple[Output, ...] = ("safetensors", "masks")
     resources: Resources = Resources()
 
 

@@ -1,5 +1,6 @@
 """Datasets: take one in, find them, delete one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select, update
@@ -16,14 +17,25 @@ from app.core.errors import (
     NotFound,
     UnsupportedFormat,
 )
+from app.core.rows import Columns
 from app.core.tables import Dataset, Job, JsonObject
 from app.services import faults
-from app.services.formats import npz
-from app.services.formats.npz import ImageSplit
+from app.services.formats import npz, tables
+from app.services.formats.labels import SplitFacts
 from app.services.manifests import DatasetManifest
 from app.services.models import refuse_while_used
 from app.services.pages import Page, newest_first
 from app.services.uploads import Files, Upload, UploadedFile, commit_files, digest_of
+
+_IMAGES = "npz"
+_TABLES = ("csv", "jsonl", "parquet")
+# Fields of a manifest that only some formats or tasks have.
+_ONLY_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "layout": (_IMAGES,),
+    "normalize": (_IMAGES,),
+    "columns": _TABLES,
+    "max_tokens": _TABLES,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class TakenDataset:
     manifest: DatasetManifest
     files: Files
     size_bytes: int
-    splits: dict[str, ImageSplit]
+    splits: dict[str, SplitFacts]
 
 
 def take_in(upload: Upload, catalog: Catalog, *, max_unpacked_bytes: int) -> TakenDataset:
@@ -45,10 +57,11 @@ def take_in(upload: Upload, catalog: Catalog, *, max_unpacked_bytes: int) -> Tak
     manifest = _read_manifest(upload.manifest, catalog)
     roles = _assign_files(manifest, upload)
     splits = {
-        split: npz.read_split(file.staged.path, split, max_total_bytes=max_unpacked_bytes)
+        split: _read_split(manifest, split, file, max_unpacked_bytes=max_unpacked_bytes)
         for split, file in roles.items()
     }
-    _check_agreement(manifest, splits)
+    if manifest.format == _IMAGES:
+        _check_agreement(manifest, splits)
     size_bytes = sum(file.staged.size_bytes for file in upload.files)
     return TakenDataset(manifest, commit_files(roles), size_bytes, splits)
 
@@ -111,7 +124,57 @@ def _read_manifest(data: bytes, catalog: Catalog) -> DatasetManifest:
             detail = f"there is no dataset {field} {found!r}; there are: {', '.join(known)}"
             item = ErrorItem(pointer=f"/{field}", code=UnsupportedFormat.code, detail=detail)
             raise UnsupportedFormat(detail, errors=(item,))
-    return manifest.model_copy(update={"layout": manifest.layout or "NCHW"})
+    _check_task(manifest, catalog)
+    _refuse_useless_fields(manifest)
+    if manifest.format == _IMAGES:
+        return manifest.model_copy(update={"layout": manifest.layout or "NCHW"})
+    return manifest
+
+
+def _check_task(manifest: DatasetManifest, catalog: Catalog) -> None:
+    tasks = next(known.tasks for known in catalog.dataset_formats if known.name == manifest.format)
+    if manifest.task not in tasks:
+        detail = f"{manifest.format} does not serve the task {manifest.task!r}; it serves: {', '.join(tasks)}"
+        item = ErrorItem(pointer="/format", code=UnsupportedFormat.code, detail=detail)
+        raise UnsupportedFormat(detail, errors=(item,))
+
+
+def _refuse_useless_fields(manifest: DatasetManifest) -> None:
+    """Refuse what would change nothing: whoever wrote it meant something."""
+    is_modeling = manifest.task == "language-modeling"
+    useless = {name for name, formats in _ONLY_FORMATS.items() if manifest.format not in formats}
+    useless.add("max_tokens" if is_modeling else "block_tokens")
+    given = [name for name in sorted(useless) if getattr(manifest, name) is not None]
+    items = [
+        ErrorItem(
+            pointer=f"/{name}",
+            code="extra_forbidden",
+            detail=f"{name} means nothing for {manifest.format} and {manifest.task}",
+        )
+        for name in given
+    ]
+    if is_modeling and manifest.columns is not None:
+        items += [
+            ErrorItem(
+                pointer=f"/columns/{name}",
+                code="extra_forbidden",
+                detail="language modeling reads one column of text",
+            )
+            for name in ("text_pair", "label")
+            if getattr(manifest.columns, name) is not None
+        ]
+    if items:
+        raise faults.refusal(InvalidManifest, items, what="the manifest")
+
+
+def _read_split(
+    manifest: DatasetManifest, split: str, file: UploadedFile, *, max_unpacked_bytes: int
+) -> SplitFacts:
+    path = file.staged.path
+    if manifest.format == _IMAGES:
+        return npz.read_split(path, split, max_total_bytes=max_unpacked_bytes, task=manifest.task)
+    columns = manifest.columns or Columns()
+    return tables.read_split(path, split, form=manifest.format, task=manifest.task, columns=columns)
 
 
 def _assign_files(manifest: DatasetManifest, upload: Upload) -> dict[str, UploadedFile]:
@@ -129,25 +192,26 @@ def _assign_files(manifest: DatasetManifest, upload: Upload) -> dict[str, Upload
     return {split: files[name] for split, name in wanted.items()}
 
 
-def _check_agreement(manifest: DatasetManifest, splits: dict[str, ImageSplit]) -> None:
+def _check_agreement(manifest: DatasetManifest, splits: dict[str, SplitFacts]) -> None:
     """Refuse splits of different image shapes, and a normalisation for another number of channels."""
     shapes = {name: split.shape for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
-        found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        found = ", ".join(f"{name} {list(shape or ())}" for name, shape in shapes.items())
         raise InvalidDataset(f"the splits hold images of different shapes: {found}")
-    channels = channels_first(list(splits["test"].shape), manifest.layout)[0]
+    channels = channels_first(list(splits["test"].shape or ()), manifest.layout)[0]
     if manifest.normalize is not None and len(manifest.normalize.mean) != channels:
         detail = f"expected one value a channel, {channels}, found {len(manifest.normalize.mean)}"
         item = ErrorItem(pointer="/normalize/mean", code="wrong_length", detail=detail)
         raise faults.refusal(InvalidManifest, [item], what="the manifest")
 
 
-def _describe(split: ImageSplit) -> JsonObject:
+def _describe(split: SplitFacts) -> JsonObject:
+    labels = split.labels
     return {
         "n": split.n,
-        "shape": list(split.shape),
+        "shape": None if split.shape is None else list(split.shape),
         "dtype": split.dtype,
-        "label_min": split.labels.low,
-        "label_max": split.labels.high,
-        "classes": split.labels.classes,
+        "label_min": None if labels is None else labels.low,
+        "label_max": None if labels is None else labels.high,
+        "classes": None if labels is None else labels.classes,
     }

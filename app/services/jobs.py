@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.core import ids, jobs
 from app.core.catalog import Catalog
+from app.core.digests import sha256_of_json
 from app.core.errors import ErrorItem, InvalidInput, LimitReached, NotFound
 from app.core.jobs import NewJob
 from app.core.spec import JobSpec
@@ -16,7 +17,6 @@ from app.core.tables import Job, JobAttempt, JsonObject
 from app.services.pages import Page, newest_first
 from app.services.plans import make_plan
 from app.services.specs import resolve
-from app.services.uploads import sha256_of_json
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from app.core.rows import Columns
 from app.core.spec import Strict
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -59,3 +60,13 @@ class DatasetManifest(Strict):
     splits: SplitFiles
     layout: Literal["NCHW", "NHWC"] | None = None
     normalize: Normalize | None = None
+    columns: Columns | None = None
+    max_tokens: int | None = Field(
+        default=None, ge=2, le=131_072, description="Longer texts are cut, and counted; 512 by default."
+    )
+    block_tokens: int | None = Field(
+        default=None,
+        ge=2,
+        le=131_072,
+        description="How many tokens a window of language modeling has; 256 by default.",
+    )

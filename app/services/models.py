@@ -19,17 +19,17 @@ from app.core.errors import (
     UnknownArchitecture,
     UnsupportedFormat,
 )
+from app.core.huggingface import WEIGHTS_ROLE, role_of
 from app.core.queue import CHECK_MODEL
 from app.core.states import TERMINAL, ModelStatus
 from app.core.tables import Job, JsonObject, Model
 from app.services import faults
-from app.services.formats import safetensors
+from app.services.formats import huggingface, safetensors
 from app.services.manifests import ArchitectureChoice, ModelManifest
 from app.services.pages import Page, in_order, newest_first
 from app.services.uploads import Files, Upload, commit_files, digest_of
 
-# The role under which the worker finds the file.
-_WEIGHTS = "weights"
+_HUGGINGFACE = "huggingface"
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ def take_in(upload: Upload, catalog: Catalog) -> TakenModel:
     InvalidUpload, or what the format's check finds.
     """
     manifest = _read_manifest(upload.manifest, catalog)
+    if manifest.format == _HUGGINGFACE:
+        return _take_in_folder(upload, manifest)
     if len(upload.files) != 1:
         raise InvalidUpload(f"a {manifest.format} model is one file part; found {len(upload.files)}")
     [file] = upload.files
     tensors = safetensors.read_tensors(file.staged.path)
     return TakenModel(
         manifest=manifest,
-        files=commit_files({_WEIGHTS: file}),
+        files=commit_files({WEIGHTS_ROLE: file}),
         size_bytes=file.staged.size_bytes,
         elements=sum(tensor.elements for tensor in tensors),
     )
@@ -132,6 +134,20 @@ def _is_there(model_id: str) -> ColumnElement[bool]:
     return (Model.id == model_id) & Model.deleted_at.is_(None)
 
 
+def _take_in_folder(upload: Upload, manifest: ModelManifest) -> TakenModel:
+    files = upload.by_name()
+    checked = huggingface.check_files({name: file.staged.path for name, file in files.items()})
+    architecture = ArchitectureChoice(
+        library="transformers", name=checked.architecture, params={"model_type": checked.model_type}
+    )
+    return TakenModel(
+        manifest=manifest.model_copy(update={"architecture": architecture}),
+        files=commit_files({role_of(name): files[name] for name in sorted(files)}),
+        size_bytes=sum(file.staged.size_bytes for file in upload.files),
+        elements=checked.elements,
+    )
+
+
 def _read_manifest(data: bytes, catalog: Catalog) -> ModelManifest:
     manifest = faults.read_json(data, ModelManifest, InvalidManifest, what="the manifest")
     formats = [known.name for known in catalog.model_formats]
@@ -139,10 +155,20 @@ def _read_manifest(data: bytes, catalog: Catalog) -> ModelManifest:
         raise _refuse(
             UnsupportedFormat, "/format", f"there is no model format {manifest.format!r}", exist=formats
         )
+    if manifest.format == _HUGGINGFACE:
+        _refuse_architecture(manifest)
+        return manifest
     if manifest.architecture is None:
         missing = ErrorItem(pointer="/architecture", code="missing", detail="Field required")
         raise faults.refusal(InvalidManifest, [missing], what="the manifest")
     return manifest.model_copy(update={"architecture": _resolve(manifest.architecture, catalog)})
+
+
+def _refuse_architecture(manifest: ModelManifest) -> None:
+    if manifest.architecture is not None:
+        detail = f"config.json says what a {_HUGGINGFACE} model is made of: leave the architecture out"
+        item = ErrorItem(pointer="/architecture", code="extra_forbidden", detail=detail)
+        raise faults.refusal(InvalidManifest, [item], what="the manifest")
 
 
 def _resolve(choice: ArchitectureChoice, catalog: Catalog) -> ArchitectureChoice:

@@ -98,6 +98,9 @@ def _plan_bytes(spec: JobSpec, size_bytes: int) -> JsonObject:
 def _estimate_time(spec: JobSpec, dataset: Dataset | None, *, forward_ms: float) -> JsonObject:
     """Estimate seconds from the forward pass that the deep check measured; loading and export come on top."""
     samples = 0.0
+    if dataset is not None and any(split["n"] is None for split in dataset.splits.values()):
+        why = "the number of samples is not known before a worker has read the dataset"
+        return {"seconds": None, "basis": why}
     if dataset is not None:
         samples += _EVALUATIONS * dataset.splits["test"]["n"]
         if spec.finetune is not None:

@@ -1,6 +1,7 @@
 """Check a job spec against what exists: the catalog, the model, the dataset; and fill in every default."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,6 +26,8 @@ from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
 
 _NEEDS_DATA = frozenset({"gradients", "activations", "training"})
 _NEEDS_TRAINING = "training"
+_HUGGINGFACE = "huggingface"
+_IMAGE_CLASSIFICATION = "image-classification"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
     if dataset is not None:
         spec, unknown = resolve_metrics(spec, catalog, dataset)
         items += unknown
+    if model is not None:
+        spec, output_items = _resolve_outputs(spec, model)
+        items += output_items
     if model is not None and model.inspection is not None:
         items += find_row_faults(spec.recipe.layers, model.inspection["layers"])
     if items or model is None:
@@ -171,29 +177,60 @@ def _refuse_rejected(model: Model) -> None:
         )
 
 
+def _resolve_outputs(spec: JobSpec, model: Model) -> tuple[JobSpec, list[ErrorItem]]:
+    """Fill in the outputs by the model's format, or find those that it cannot have."""
+    if model.format == _HUGGINGFACE:
+        if "outputs" not in spec.model_fields_set:
+            spec = spec.model_copy(update={"outputs": (_HUGGINGFACE, *spec.outputs)})
+        return spec, []
+    detail = f"a {model.format} model cannot be written as {_HUGGINGFACE}: it has no config.json"
+    return spec, [
+        ErrorItem(pointer=f"/outputs/{i}", code="output_unavailable", detail=detail)
+        for i, output in enumerate(spec.outputs)
+        if output == _HUGGINGFACE
+    ]
+
+
 def _refuse_mismatch(model: Model, dataset: Dataset | None) -> None:
-    """Refuse a dataset that a ready model cannot read: another image shape, other classes, odd labels."""
+    """Refuse a dataset that a ready model cannot read: another task, image shape, classes, odd labels."""
     if dataset is None or model.input_signature is None:
         return
+    tasks = model.input_signature.get("tasks", [_IMAGE_CLASSIFICATION])
+    if dataset.task not in tasks:
+        raise _mismatch(
+            DatasetMismatch, f"the dataset is for {dataset.task}, the model can serve {', '.join(tasks)}"
+        )
     takes, classes = model.input_signature["shape"], model.input_signature["classes"]
+    is_text = model.input_signature.get("kind") == "text"
     for name, split in dataset.splits.items():
-        shape = channels_first(split["shape"], dataset.manifest.get("layout"))
-        if shape != takes:
+        if (split["shape"] is None) != is_text:
+            held, taken = ("images", "text") if is_text else ("text", "images")
+            raise _mismatch(DatasetMismatch, f"split {name} holds {held}, the model takes {taken}")
+        shape = None if is_text else channels_first(split["shape"], dataset.manifest.get("layout"))
+        if shape is not None and shape != takes:
             raise _mismatch(
                 DatasetMismatch,
                 f"split {name} holds images of {shape} [channels, height, width], the model takes {takes}",
             )
-        if split["label_max"] < classes:
-            continue
-        if split["classes"] is not None:
-            raise _mismatch(
-                DatasetMismatch,
-                f"split {name} has {split['classes']} classes, the model tells {classes} apart",
-            )
+        if dataset.task.endswith("classification"):
+            _refuse_labels(name, split, classes)
+
+
+def _refuse_labels(
+    name: str,
+    split: dict[str, Any],  # Any: a split's facts, as JSON
+    classes: int,
+) -> None:
+    if split["label_max"] is None or split["label_max"] < classes:
+        return
+    if split["classes"] is not None:
         raise _mismatch(
-            LabelsOutOfRange,
-            f"split {name} has the label {split['label_max']}; the model's go from 0 to {classes - 1}",
+            DatasetMismatch, f"split {name} has {split['classes']} classes, the model tells {classes} apart"
         )
+    raise _mismatch(
+        LabelsOutOfRange,
+        f"split {name} has the label {split['label_max']}; the model's go from 0 to {classes - 1}",
+    )
 
 
 def _mismatch(error: type[DatasetMismatch | LabelsOutOfRange], detail: str) -> InvalidInput:

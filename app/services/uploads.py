@@ -1,11 +1,11 @@
 """What an upload brings to the services: the manifest's bytes and staged files."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.digests import sha256_of_files
 from app.core.errors import InvalidUpload
 from app.core.storage import StagedBlob
 
@@ -55,12 +55,4 @@ def commit_files(roles: Mapping[str, UploadedFile]) -> Files:
 
 def digest_of(files: Files) -> str:
     """Return the digest of a single file, or one over the digests of several by role."""
-    if len(files) == 1:
-        return str(next(iter(files.values()))["sha256"])
-    return sha256_of_json({role: file["sha256"] for role, file in files.items()})
-
-
-def sha256_of_json(value: object) -> str:
-    """Hash a JSON value in its canonical form: sorted names, no spaces, UTF-8."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_of_files({role: str(file["sha256"]) for role, file in files.items()})

@@ -16,6 +16,7 @@ import pytest
 from app.client import ApiError, Client, DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
 from app.core import jobs
 from tests.support import uploads
+from tests.support.huggingface import make_bert_folder
 from tests.support.uploads import MASK_NAME, job_spec
 
 DATABASES = ("sqlite",)  # another one makes no difference here
@@ -76,6 +77,15 @@ def answer(status: int, body: bytes, length: int | None = None, **headers: str):
 
 def drop(handler) -> None:
     handler.close_connection = True
+
+
+def test_of_a_folder_only_what_belongs_to_a_model_is_sent(api, tmp_path):
+    folder = make_bert_folder(tmp_path / "bert")
+    (folder / "README.md").write_text("about it")
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    (folder / "model-00001-of-00001.safetensors").write_bytes(b"")
+    model = api.upload_model(folder, {})
+    assert (model["name"], model["format"], model["status"]) == ("bert", "huggingface", "validating")
 
 
 def test_everything_from_upload_to_download(api, parts, files, tmp_path):

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "numpy", "worker", "safetensors", "transformers", "onnx", "scipy")
+HEAVY = ("torch", "numpy", "worker", "safetensors", "transformers", "tokenizers", "pyarrow", "onnx", "scipy")
 
 
 def test_the_service_loads_nothing_that_only_a_worker_needs():

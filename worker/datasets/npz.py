@@ -10,6 +10,7 @@ import torch
 from app.core.errors import EmptyDataset, InvalidDataset, ObjectArrayRefused
 from worker.datasets.images import ImageSplit
 from worker.datasets.registry import Splits, register
+from worker.models.registry import Network
 from worker.protocol import DatasetInput
 
 _LAYOUTS = ("NCHW", "NHWC")
@@ -18,25 +19,22 @@ _Array = npt.NDArray[np.generic]
 
 
 @register(
-    "npz", summary="Arrays x (images) and y (labels), one .npz a split.", tasks=("image-classification",)
+    "npz",
+    summary="Arrays x (images) and y (labels), one .npz a split.",
+    tasks=("image-classification", "regression"),
 )
-def read_npz(dataset: DatasetInput) -> Splits:
+def read_npz(dataset: DatasetInput, network: Network) -> Splits:
     """Read every split; raises InvalidDataset, ObjectArrayRefused or EmptyDataset, naming split and array."""
     layout = dataset.layout or "NCHW"
     if layout not in _LAYOUTS:
         raise InvalidDataset(f"there is no layout {layout!r}; there are: {', '.join(_LAYOUTS)}")
-    return {
-        name: _read_split(name, path, layout=layout, normalize=dataset.normalize)
-        for name, path in sorted(dataset.files.items())
-    }
+    return {name: _read_split(name, path, dataset) for name, path in sorted(dataset.files.items())}
 
 
-def _read_split(
-    name: str, path: Path, *, layout: str, normalize: dict[str, list[float]] | None
-) -> ImageSplit:
+def _read_split(name: str, path: Path, dataset: DatasetInput) -> ImageSplit:
     x, y = _read_arrays(name, path)
-    images = _check_images(name, x, layout=layout)
-    labels = _check_labels(name, y)
+    images = _check_images(name, x, layout=dataset.layout or "NCHW")
+    labels = _check_numbers(name, y) if dataset.task == "regression" else _check_labels(name, y)
     if len(images) != len(labels):
         raise InvalidDataset(f"split {name} has {len(images)} images in x and {len(labels)} labels in y")
     if len(labels) == 0:
@@ -46,8 +44,8 @@ def _read_split(
         name,
         images,
         labels,
-        mean=_read_channel_values("mean", normalize, channels=channels, default=0.0),
-        std=_read_channel_values("std", normalize, channels=channels, default=1.0),
+        mean=_read_channel_values("mean", dataset.normalize, channels=channels, default=0.0),
+        std=_read_channel_values("std", dataset.normalize, channels=channels, default=1.0),
     )
 
 
@@ -104,6 +102,18 @@ def _check_labels(name: str, y: _Array) -> torch.Tensor:
     if not np.issubdtype(y.dtype, np.integer):
         raise InvalidDataset(f"split {name}: y has dtype {y.dtype}; expected integers")
     return torch.from_numpy(y.astype(np.int64))
+
+
+def _check_numbers(name: str, y: _Array) -> torch.Tensor:
+    if y.ndim != 1:
+        raise InvalidDataset(f"split {name}: y has shape {list(y.shape)}; expected one number a sample, [n]")
+    if not np.issubdtype(y.dtype, np.integer) and not np.issubdtype(y.dtype, np.floating):
+        raise InvalidDataset(f"split {name}: y has dtype {y.dtype}; expected numbers")
+    with np.errstate(over="ignore"):
+        numbers = y.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise InvalidDataset(f"split {name}: y holds NaN, infinity or what float32 cannot hold")
+    return torch.from_numpy(numbers)
 
 
 def _read_channel_values(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from app.core.errors import InvalidDataset, UnsupportedFormat
 from worker.datasets.splits import Split
+from worker.models.registry import Network
 from worker.protocol import DatasetInput
 
 Splits = Mapping[str, Split]
-Reader = Callable[[DatasetInput], Splits]
+Reader = Callable[[DatasetInput, Network], Splits]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,12 @@ def dataset_formats() -> dict[str, DatasetFormat]:
     return dict(sorted(_formats.items()))
 
 
-def read_splits(dataset: DatasetInput) -> Splits:
-    """Read every split of an uploaded dataset; raises UnsupportedFormat or what the reader finds."""
+def read_splits(dataset: DatasetInput, network: Network) -> Splits:
+    """Read every split of an uploaded dataset for a network: text goes through its tokenizer.
+
+    Raises UnsupportedFormat, DatasetMismatch or what the reader finds; whether images and labels fit is for
+    `check_fit` to say.
+    """
     known = dataset_formats()
     if dataset.format not in known:
         raise UnsupportedFormat(
@@ -61,4 +66,4 @@ def read_splits(dataset: DatasetInput) -> Splits:
         )
     if "test" not in dataset.files:
         raise InvalidDataset(f"a dataset needs the split test; found: {', '.join(dataset.files) or 'none'}")
-    return entry.read(dataset)
+    return entry.read(dataset, network)

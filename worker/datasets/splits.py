@@ -22,6 +22,11 @@ class Split(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say what a user should know of how the split was read."""
+        ...
+
     def __len__(self) -> int: ...
 
     def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:

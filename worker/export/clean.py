@@ -3,13 +3,16 @@
 It knows the architecture and the files, and nothing of pruning or of the job.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.core.huggingface import CONFIG
 from worker.datasets.registry import read_splits
+from worker.export.files import HUGGINGFACE
 from worker.export.reload import (
     ANSWER_NAME,
     RECORDS_NAME,
@@ -17,6 +20,7 @@ from worker.export.reload import (
     Measured,
     ReloadRequest,
 )
+from worker.formats.huggingface import make_blueprint
 from worker.formats.registry import read_model
 from worker.lifeline import watch_stdin
 from worker.measure.latency import measure_latency
@@ -32,18 +36,30 @@ def main(folder: Path) -> None:
     request = ReloadRequest.model_validate_json((folder / REQUEST_NAME).read_bytes())
     make_deterministic(threads=request.threads)
     for file in request.files:
-        load_file(file)
+        if file.suffix == ".safetensors":
+            load_file(file)
+    _check_folder(request)
     _record(folder, request)
     measured = _measure(request)
     (folder / ANSWER_NAME).write_text(measured.model_dump_json())
+
+
+def _check_folder(request: ReloadRequest) -> None:
+    """Load a folder with from_pretrained, as its user will."""
+    if request.exported.format == HUGGINGFACE:
+        config = request.exported.files[CONFIG]
+        blueprint = make_blueprint(json.loads(config.read_bytes()))
+        blueprint.check_from_pretrained(config.parent, read_model(request.exported).network.module)
 
 
 def _record(folder: Path, request: ReloadRequest) -> None:
     if request.dataset is None:
         return
     device = torch.device(request.device)
-    module = read_model(request.exported).network.module.to(device)
-    test = read_splits(request.dataset)["test"]
+    network = read_model(request.exported).network
+    module = network.module.to(device)
+    only_test = request.dataset.model_copy(update={"files": {"test": request.dataset.files["test"]}})
+    test = read_splits(only_test, network)["test"]
     objective = find_task(request.dataset.task).objective
     batch_size = request.evaluation.batch_size
     records = record_split(module, test, objective, batch_size=batch_size, device=device)

@@ -1,14 +1,18 @@
-"""The names and kinds of what a job exports."""
+"""The names and kinds of what a job exports, and how the exported model is described to a reader."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-Output = Literal["safetensors", "masks"]
+from app.core.huggingface import CONFIG, INDEX, SHARD, WEIGHTS_ROLE, name_of
+from app.core.spec import Output
+from worker.protocol import ModelInput
 
 MODEL_FILE = "model.safetensors"
 MASKS_FILE = "masks.safetensors"
+HUGGINGFACE = "huggingface"
+_BINARY = "application/octet-stream"
 
 
 class ExportedFile(BaseModel):
@@ -19,7 +23,48 @@ class ExportedFile(BaseModel):
     media_type: str
 
 
-EXPORTED: Mapping[Output, ExportedFile] = {
-    "safetensors": ExportedFile(name=MODEL_FILE, kind="model", media_type="application/octet-stream"),
-    "masks": ExportedFile(name=MASKS_FILE, kind="masks", media_type="application/octet-stream"),
-}
+_MODEL = ExportedFile(name=MODEL_FILE, kind="model", media_type=_BINARY)
+_MASKS = ExportedFile(name=MASKS_FILE, kind="masks", media_type=_BINARY)
+
+
+def list_files(
+    model: ModelInput, outputs: Sequence[Output] = ("huggingface", "masks")
+) -> tuple[ExportedFile, ...]:
+    """List what the outputs consist of for an uploaded model, each file once; all there is by default."""
+    parts: Mapping[Output, tuple[ExportedFile, ...]] = {
+        "safetensors": (_MODEL,),
+        "huggingface": (_MODEL, *_list_companions(model)),
+        "masks": (_MASKS,),
+    }
+    return tuple(dict.fromkeys(file for output in outputs for file in parts[output]))
+
+
+def list_kept_roles(model: ModelInput) -> tuple[str, ...]:
+    """List the uploaded files of a folder that are given back as they came."""
+    if model.format != HUGGINGFACE:
+        return ()
+    gone = (WEIGHTS_ROLE, CONFIG, INDEX)
+    return tuple(role for role in sorted(model.files) if role not in gone and not SHARD.fullmatch(role))
+
+
+def describe_export(model: ModelInput, folder: Path) -> ModelInput:
+    """Describe the exported model in `folder` as an upload, for the reader of its format."""
+    companions = {CONFIG, *list_kept_roles(model)} if model.format == HUGGINGFACE else set()
+    files = {WEIGHTS_ROLE: folder / MODEL_FILE} | {
+        role: folder / name_of(role) for role in sorted(companions)
+    }
+    return ModelInput(format=model.format, architecture=model.architecture, files=files, sha256={})
+
+
+def _list_companions(model: ModelInput) -> tuple[ExportedFile, ...]:
+    if model.format != HUGGINGFACE:
+        return ()
+    names = (CONFIG, *map(name_of, list_kept_roles(model)))
+    return tuple(
+        ExportedFile(
+            name=name,
+            kind="config" if name == CONFIG else "tokenizer",
+            media_type="application/json" if name.endswith(".json") else "text/plain",
+        )
+        for name in names
+    )

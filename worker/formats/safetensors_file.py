@@ -7,15 +7,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from app.core.errors import ArchitectureMismatch, InvalidHeader, InvalidModel, NonfiniteWeights
+from app.core.errors import InvalidHeader, InvalidModel
+from app.core.huggingface import WEIGHTS_ROLE
 from worker.formats.registry import LoadedModel, register
+from worker.formats.weights import check_finite, check_structure, form_of
 from worker.models.registry import build
 from worker.protocol import ModelInput
 
-ROLE = "weights"
 # A counter that only BatchNorm without momentum reads; older tools leave it out of their state dicts.
 _OPTIONAL_SUFFIX = ".num_batches_tracked"
-_SHOWN = 5
 
 
 @register("safetensors", summary="One safetensors file whose tensors fit a built-in architecture.")
@@ -24,10 +24,12 @@ def read_safetensors(model: ModelInput) -> LoadedModel:
 
     Raises UnknownArchitecture, InvalidHeader, ArchitectureMismatch or NonfiniteWeights.
     """
-    if ROLE not in model.files:
-        raise InvalidModel(f"a safetensors model has one file, {ROLE!r}; found: {', '.join(model.files)}")
+    if WEIGHTS_ROLE not in model.files:
+        raise InvalidModel(
+            f"a safetensors model has one file, {WEIGHTS_ROLE!r}; found: {', '.join(model.files)}"
+        )
     network = build(model.architecture)
-    tensors = read_tensors(model.files[ROLE])
+    tensors = read_tensors(model.files[WEIGHTS_ROLE])
     load_tensors(network.module, tensors)
     return LoadedModel(network, tuple(sorted(tensors)), partial(build, model.architecture))
 
@@ -43,52 +45,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def load_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Copy tensors into the module after checking names, shapes, types and values."""
-    _check_structure(module.state_dict(), tensors)
-    _check_finite(tensors)
-    module.load_state_dict(tensors, strict=False)
-
-
-def _check_structure(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
-    missing = [n for n in expected if n not in found and not n.endswith(_OPTIONAL_SUFFIX)]
-    unexpected = [n for n in found if n not in expected]
-    both = [n for n in expected if n in found]
-    reshaped = [
-        f"{n} is {list(found[n].shape)}, expected {list(expected[n].shape)}"
-        for n in both
-        if found[n].shape != expected[n].shape
-    ]
-    retyped = [
-        f"{n} is {_type_name(found[n])}, expected {_type_name(expected[n])}"
-        for n in both
-        if found[n].dtype != expected[n].dtype
-    ]
-    faults = [
-        _list_fault("missing", missing),
-        _list_fault("unexpected", unexpected),
-        _list_fault("of another shape", reshaped),
-        _list_fault("of another type", retyped),
-    ]
-    if any(faults):
-        raise ArchitectureMismatch(
-            "the tensors do not fit the architecture: " + "; ".join(filter(None, faults))
-        )
-
-
-def _list_fault(fault: str, items: list[str]) -> str:
-    if not items:
-        return ""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{len(items)} {fault} ({', '.join(items[:_SHOWN])}{more})"
-
-
-def _type_name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _check_finite(tensors: dict[str, torch.Tensor]) -> None:
+    expected = {name: form_of(tensor) for name, tensor in module.state_dict().items()}
+    missing = [n for n in expected if n not in tensors and not n.endswith(_OPTIONAL_SUFFIX)]
+    check_structure(expected, {name: form_of(tensor) for name, tensor in tensors.items()}, missing=missing)
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            continue
-        bad = int(tensor.numel() - torch.isfinite(tensor).sum())
-        if bad:
-            raise NonfiniteWeights(f"tensor {name} holds {bad} NaN or infinite values of {tensor.numel()}")
+        check_finite(name, tensor)
+    module.load_state_dict(tensors, strict=False)

@@ -31,15 +31,22 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class TextInput:
-    """Token ids [n, t] int64 below `vocabulary`, at most `max_tokens`; `names` is what is passed."""
+    """Token ids [n, t] int64 below `vocabulary`, at most `max_tokens`; `names` is what is passed.
+
+    `types` is how many token types the network tells apart, where it takes them. `blank_tokens` is the length
+    that costs are measured at: a model that takes a book is seldom given one.
+    """
 
     max_tokens: int
     vocabulary: int
     names: tuple[str, ...] = ("input_ids", "attention_mask")
+    types: int = 0
+    blank_tokens: int = 128
 
     def blank(self, n: int, device: torch.device | str = "cpu") -> Inputs:
-        """Return n texts of `max_tokens` times the token 0, none of it padding."""
-        zeros = torch.zeros(n, self.max_tokens, dtype=torch.int64, device=device)
+        """Return n texts of `blank_tokens` times the token 0, if so many are taken, none of it padding."""
+        length = min(self.blank_tokens, self.max_tokens)
+        zeros = torch.zeros(n, length, dtype=torch.int64, device=device)
         return {name: torch.ones_like(zeros) if name == "attention_mask" else zeros for name in self.names}
 
     def describe(self) -> dict[str, JsonValue]:
@@ -49,6 +56,7 @@ class TextInput:
             "shape": [self.max_tokens],
             "dtype": "int64",
             "vocabulary": self.vocabulary,
+            "measured_tokens": min(self.blank_tokens, self.max_tokens),
         }
 
 

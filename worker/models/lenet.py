@@ -9,14 +9,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from worker.models.inputs import ImageInput
-from worker.models.registry import Network, Params, register
+from worker.models.registry import Network, Params, image_network, register
 
 
 class LeNetParams(Params):
     in_channels: int = Field(default=1, ge=1, le=64)
     image_size: int = Field(default=28, ge=4, le=512)
-    classes: int = Field(default=10, ge=2, le=100_000)
+    classes: int = Field(default=10, ge=1, le=100_000)
 
 
 class LeNet5Params(LeNetParams):
@@ -80,6 +79,4 @@ def build_lenet_5(params: LeNet5Params) -> Network:
 
 
 def _network(module: nn.Module, params: LeNetParams) -> Network:
-    return Network(
-        module, ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
-    )
+    return image_network(module, (params.in_channels, params.image_size, params.image_size), params.classes)

@@ -11,6 +11,7 @@ from torch import nn
 
 from app.core.errors import UnknownArchitecture
 from worker.models.inputs import ImageInput, TextInput
+from worker.models.tokenizer import TextTokenizer
 
 LIBRARY = "secateur"
 
@@ -23,12 +24,22 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Network:
-    """A model in evaluation mode, what it takes, how many numbers it answers, and the tasks it can serve."""
+    """A model in evaluation mode, what it takes, how many numbers it answers, and the tasks it can serve.
+
+    A network that takes text brings its tokenizer.
+    """
 
     module: nn.Module
     inputs: ImageInput | TextInput
     outputs: int
     tasks: tuple[str, ...] = ("image-classification",)
+    tokenizer: TextTokenizer | None = None
+
+
+def image_network(module: nn.Module, shape: tuple[int, int, int], outputs: int) -> Network:
+    """Return the network of a module for images [channels, height, width]: one output is a number."""
+    tasks = ("regression",) if outputs == 1 else ("image-classification",)
+    return Network(module, ImageInput(shape), outputs, tasks)
 
 
 @dataclass(frozen=True)

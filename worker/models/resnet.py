@@ -12,8 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from worker.models.inputs import ImageInput
-from worker.models.registry import Network, Params, register
+from worker.models.registry import Network, Params, image_network, register
 
 _SOURCE = "He et al. 2016, Deep residual learning for image recognition, section 4.2"
 
@@ -21,7 +20,7 @@ _SOURCE = "He et al. 2016, Deep residual learning for image recognition, section
 class ResNetParams(Params):
     in_channels: int = Field(default=3, ge=1, le=64)
     image_size: int = Field(default=32, ge=4, le=512)
-    classes: int = Field(default=10, ge=2, le=100_000)
+    classes: int = Field(default=10, ge=1, le=100_000)
 
 
 class ResNet8x8Params(ResNetParams):
@@ -89,9 +88,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _network(module: nn.Module, params: ResNetParams) -> Network:
-    return Network(
-        module, ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
-    )
+    return image_network(module, (params.in_channels, params.image_size, params.image_size), params.classes)
 
 
 def _register_cifar(depth: int) -> None:

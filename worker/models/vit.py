@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from worker.models.inputs import ImageInput
-from worker.models.registry import Network, Params, register
+from worker.models.registry import Network, Params, image_network, register
 
 
 class ViTParams(Params):
@@ -21,7 +20,7 @@ class ViTParams(Params):
     in_channels: int = Field(default=1, ge=1, le=64)
     image_size: int = Field(default=8, ge=4, le=512)
     patch_size: int = Field(default=2, ge=1, le=64)
-    classes: int = Field(default=10, ge=2, le=100_000)
+    classes: int = Field(default=10, ge=1, le=100_000)
     width: int = Field(default=64, ge=8, le=4096)
     depth: int = Field(default=4, ge=1, le=64)
     heads: int = Field(default=4, ge=1, le=64)
@@ -99,6 +98,6 @@ class ViT(nn.Module):
     summary="A small vision transformer for small images: patches, attention heads, mean pooling.",
 )
 def build_vit(params: ViTParams) -> Network:
-    return Network(
-        ViT(params), ImageInput((params.in_channels, params.image_size, params.image_size)), params.classes
+    return image_network(
+        ViT(params), (params.in_channels, params.image_size, params.image_size), params.classes
     )

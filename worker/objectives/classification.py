@@ -5,12 +5,11 @@ from torch.nn import functional
 
 from worker.objectives.registry import Records, register
 
+_METRICS = ("accuracy", "f1", "mcc")
 
-@register(
-    "image-classification",
-    summary="One class an image, measured by accuracy.",
-    metrics=("accuracy", "f1", "mcc"),
-)
+
+@register("text-classification", summary="One class a text, measured by accuracy.", metrics=_METRICS)
+@register("image-classification", summary="One class an image, measured by accuracy.", metrics=_METRICS)
 class Classification:
     """Cross-entropy over logits [b, classes] and labels [b] int64."""
 

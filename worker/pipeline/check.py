@@ -6,13 +6,18 @@ from worker.atomic import write_atomically
 from worker.formats.registry import read_model
 from worker.measure.latency import measure_forward_ms
 from worker.measure.model import measure_model
+from worker.models.inputs import ImageInput, TextInput
 from worker.protocol import OUTPUT_FOLDER, OUTPUT_NAME, CheckInput, CheckOutput, ModelLayer
 from worker.pruning.layers import find_layers
+
+# A text of 128 tokens costs a network of today about what a hundred small images do.
+_BATCH_SIZES = {ImageInput: 64, TextInput: 2}
 
 
 def check_model(work: Path, given: CheckInput) -> None:
     """Read the model with every check that its format has, and leave what was found in WORK/output."""
-    network = read_model(given.model).network
+    loaded = read_model(given.model)
+    network = loaded.network
     measured = measure_model(network)
     layers = find_layers(network.module)
     found = CheckOutput(
@@ -24,7 +29,8 @@ def check_model(work: Path, given: CheckInput) -> None:
             "classes": network.outputs,
             "tasks": list(network.tasks),
         },
-        forward_ms=measure_forward_ms(network),
+        forward_ms=measure_forward_ms(network, batch_size=_BATCH_SIZES[type(network.inputs)]),
+        warnings=loaded.warnings,
         layers=tuple(
             ModelLayer(
                 name=layer.name,

@@ -1,6 +1,10 @@
 """Stage export: the files that the client will download."""
 
-from worker.export.files import MASKS_FILE, MODEL_FILE
+import json
+import shutil
+
+from app.core.huggingface import CONFIG, name_of
+from worker.export.files import MASKS_FILE, MODEL_FILE, list_files, list_kept_roles
 from worker.measure.size import measure_file
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import STATE_NAME, Job
@@ -9,11 +13,12 @@ from worker.pipeline.pruning import read_masks
 
 
 def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
-    """Write the model under the tensor names of the upload, and its masks; measure both files' sizes."""
+    """Write the model under the upload's tensor names, what belongs to it, and its masks; measure them."""
     state = job.final_folder.read_tensors(STATE_NAME)
     folder.write_tensors(MODEL_FILE, {name: state[name] for name in job.read_dense().tensor_names})
     read_masks(job.final_folder).save(folder.path / MASKS_FILE)
-    sizes = {name: measure_file(folder.path / name) for name in (MODEL_FILE, MASKS_FILE)}
+    _write_companions(job, folder)
+    sizes = {file.name: measure_file(folder.path / file.name) for file in list_files(job.given.model)}
     return {
         name: {
             "size_bytes": size.size_bytes,
@@ -22,3 +27,16 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
         }
         for name, size in sizes.items()
     }
+
+
+def _write_companions(job: Job, folder: StageFolder) -> None:
+    model = job.given.model
+    for role in list_kept_roles(model):
+        shutil.copyfile(model.files[role], folder.path / name_of(role))
+    if CONFIG not in model.files:
+        return
+    config = json.loads(model.files[CONFIG].read_bytes())
+    # What is computed with is what is written; an older name of the field would contradict it.
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float32"
+    (folder.path / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -6,6 +6,7 @@ of them, wherever the process was killed. No file holds a pickle.
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -112,5 +113,14 @@ class StageFolder:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors by name as safetensors: the same tensors give the same bytes."""
     plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    # safetensors refuses tensors that share memory; tied weights are written under each of their names.
+    storages = Counter(_storage_of(tensor) for tensor in plain.values())
+    plain = {
+        n: tensor.clone() if storages[_storage_of(tensor)] > 1 else tensor for n, tensor in plain.items()
+    }
     # One metadata key: safetensors writes several in no fixed order. `format` is what loaders look for.
     save_file(plain, path, metadata={"format": "pt"})
+
+
+def _storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

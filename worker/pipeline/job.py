@@ -3,6 +3,7 @@
 import hashlib
 import json
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy
@@ -61,7 +62,8 @@ class Job:
     @cached_property
     def splits(self) -> Splits:
         """The dataset's splits by name; none without a dataset."""
-        return read_splits(self.given.dataset) if self.given.dataset else {}
+        dataset = self.given.dataset
+        return read_splits(dataset, self.read_dense().network) if dataset else {}
 
     @property
     def test_split(self) -> Split | None:
@@ -111,7 +113,13 @@ def load_state(module: nn.Module, folder: StageFolder) -> None:
 
 def describe_versions() -> dict[str, str]:
     """Name the versions of what computes."""
-    return {"torch": torch.__version__, "numpy": numpy.__version__, "safetensors": safetensors.__version__}
+    imported = {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "safetensors": safetensors.__version__,
+    }
+    # Asked for, not imported: only some jobs do that.
+    return imported | {name: version(name) for name in ("transformers", "tokenizers", "pyarrow")}
 
 
 def describe_device(device: str) -> str:

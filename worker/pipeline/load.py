@@ -11,7 +11,8 @@ def run_load(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
 
     Raises what the readers find, and InvalidDataset when the spec needs a split that is not there.
     """
-    network = job.read_dense().network
+    loaded = job.read_dense()
+    network = loaded.network
     if job.task is not None and job.task.name not in network.tasks:
         raise DatasetMismatch(
             f"the dataset is for {job.task.name}, the model can serve {', '.join(network.tasks)}"
@@ -27,6 +28,7 @@ def run_load(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
         "inputs": network.inputs.describe(),
         "classes": network.outputs,
         "samples": {name: len(split) for name, split in job.splits.items()},
+        "warnings": [*loaded.warnings, *(warning for s in job.splits.values() for warning in s.warnings)],
     }
 
 

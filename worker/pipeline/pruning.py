@@ -9,7 +9,7 @@ from app.core.report import HistoryRow
 from app.core.spec import Recipe
 from worker.datasets.splits import Batch
 from worker.measure.macs import count_macs
-from worker.models.inputs import move
+from worker.models.inputs import TextInput, move
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import MASKS_NAME, STATE_NAME, Job
@@ -19,8 +19,9 @@ from worker.pruning.rounds import Round
 from worker.pruning.statistics.calibration import Loss, logits_of
 
 _HISTORY_NAME = "history.json"
-_CALIBRATION_BATCHES = 4
-_CALIBRATION_BATCH_SIZE = 128
+_CALIBRATION_IMAGES, _IMAGES_A_BATCH = 512, 128
+# Gradients of 128 texts of a large vocabulary would take gigabytes.
+_CALIBRATION_TEXTS, _TEXTS_A_BATCH = 256, 16
 
 
 def make_pruner(
@@ -33,7 +34,7 @@ def make_pruner(
     return Pruner(
         network.module,
         given,
-        data=_draw_calibration_batches(job),
+        data=_draw_calibration_batches(job, network),
         loss=_make_loss(job),
         seed=job.spec.seed,
         measured=Measured(macs=macs),
@@ -79,12 +80,15 @@ def read_history(folder: StageFolder) -> tuple[HistoryRow, ...]:
     return tuple(HistoryRow.model_validate(row) for row in rows)
 
 
-def _draw_calibration_batches(job: Job) -> list[Batch] | None:
+def _draw_calibration_batches(job: Job, network: Network) -> list[Batch] | None:
     split = job.splits.get("train")
     if split is None:
         return None
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(job.spec.seed))
-    picks = torch.split(order[: _CALIBRATION_BATCHES * _CALIBRATION_BATCH_SIZE], _CALIBRATION_BATCH_SIZE)
+    samples, size = _CALIBRATION_IMAGES, _IMAGES_A_BATCH
+    if isinstance(network.inputs, TextInput):
+        samples, size = _CALIBRATION_TEXTS, _TEXTS_A_BATCH
+    picks = torch.split(order[:samples], size)
     batches = map(split.take, picks)
     return [Batch(move(batch.inputs, job.device), batch.targets.to(job.device)) for batch in batches]
 

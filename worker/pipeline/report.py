@@ -23,7 +23,7 @@ from app.core.report import (
     Summary,
 )
 from app.core.states import Stage
-from worker.export.files import EXPORTED, MODEL_FILE
+from worker.export.files import MODEL_FILE, list_files
 from worker.export.reload import Measured
 from worker.measure.size import measure_file
 from worker.pipeline.comparisons import Comparisons, compare_answers
@@ -65,8 +65,7 @@ def list_artifacts(job: Job) -> tuple[ReportArtifact, ...]:
     """List the exported files that the spec asks for; they load, or verify would have ended the job."""
     folder = job.folder(Stage.EXPORT).path
     artifacts = []
-    for output in job.spec.outputs:
-        exported = EXPORTED[output]
+    for exported in list_files(job.given.model, job.spec.outputs):
         size = measure_file(folder / exported.name)
         artifacts.append(
             ReportArtifact(
@@ -83,7 +82,7 @@ def list_artifacts(job: Job) -> tuple[ReportArtifact, ...]:
 
 def _summarise(job: Job, measured: Measured, compared: Comparisons, *, prunable: set[str]) -> Summary:
     before, after = measured.dense, measured.exported
-    uploaded = measure_file(job.given.model.files["weights"])
+    uploaded = [measure_file(path) for path in job.given.model.weight_files]
     artifact = measure_file(job.folder(Stage.EXPORT).path / MODEL_FILE)
     return Summary(
         parameters=BeforeAfter(before=before.parameters, after=after.parameters),
@@ -94,9 +93,9 @@ def _summarise(job: Job, measured: Measured, compared: Comparisons, *, prunable:
             total=_count_sparsity(measured, set(after.tensors)),
         ),
         size_bytes=SizeBytes(
-            dense_before=uploaded.size_bytes,
+            dense_before=sum(size.size_bytes for size in uploaded),
             artifact=artifact.size_bytes,
-            compressed_before=uploaded.compressed_bytes,
+            compressed_before=sum(size.compressed_bytes for size in uploaded),
             compressed=artifact.compressed_bytes,
         ),
         macs=Macs(before=before.macs, after=after.macs, effective=after.effective_macs),
@@ -147,9 +146,7 @@ def _describe_layers(
 def _describe_inputs(job: Job) -> ReportInputs:
     model, dataset = job.given.model, job.given.dataset
     return ReportInputs(
-        model=ReportModel(
-            sha256=model.sha256["weights"], format=model.format, architecture=model.architecture
-        ),
+        model=ReportModel(sha256=model.digest, format=model.format, architecture=model.architecture),
         dataset=ReportDataset(
             sha256=dataset.sha256, splits={name: len(split) for name, split in job.splits.items()}
         )

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from app.core.errors import ExportMismatch
 from app.core.states import Stage
-from worker.export.files import EXPORTED, MODEL_FILE
+from worker.export.files import describe_export, list_files
 from worker.export.reload import (
     RECORDS_NAME,
     Measured,
@@ -18,7 +18,6 @@ from worker.pipeline.predictions import read_records
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
 from worker.pipeline.report import compose_report
-from worker.protocol import ModelInput
 from worker.pruning import MaskSet
 
 REPORT_NAME = "report.json"
@@ -43,16 +42,11 @@ def run_verify(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
 
 
 def _make_request(job: Job) -> ReloadRequest:
-    exported = job.folder(Stage.EXPORT).path / MODEL_FILE
+    folder = job.folder(Stage.EXPORT).path
     return ReloadRequest(
         dense=job.given.model,
-        exported=ModelInput(
-            format="safetensors",
-            architecture=job.given.model.architecture,
-            files={"weights": exported},
-            sha256={},
-        ),
-        files=tuple(job.folder(Stage.EXPORT).path / file.name for file in EXPORTED.values()),
+        exported=describe_export(job.given.model, folder),
+        files=tuple(folder / file.name for file in list_files(job.given.model)),
         dataset=job.given.dataset,
         evaluation=job.spec.evaluation,
         threads=job.given.threads,

@@ -1,47 +1,30 @@
-"""Check an image-classification split given as .npz: arrays `x` (images) and `y` (labels), without numpy.
+"""Check a split of images given as .npz: arrays `x` (images) and `y` (labels), without numpy.
 
-`x` is [n, c, h, w] or [n, h, w, c], uint8 or float; `y` is [n], integers from 0. Other arrays may lie beside
-them and are not used. The labels are read, the images only unpacked and counted.
+`x` is [n, c, h, w] or [n, h, w, c], uint8 or float; `y` is [n], integers from 0, or for regression numbers.
+Other arrays may lie beside them and are not used. The labels are read, the images only unpacked and counted.
 """
 
 import array
-from collections import Counter
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from app.core.errors import EmptyDataset, InvalidDataset, LabelsOutOfRange, PickleRefused
 from app.services.formats import npy_header, zip_archive
+from app.services.formats.labels import LabelCounter, LabelRange, SplitFacts
 from app.services.formats.npy_header import NpyHeader
 from app.services.formats.zip_archive import Entry
 
-MAX_CLASSES = 100_000
 IMAGE_DTYPES = ("u1", "f2", "f4", "f8")
 LABEL_TYPECODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i1": "b", "i2": "h", "i4": "i", "i8": "q"}
+NUMBER_TYPECODES = LABEL_TYPECODES | {"f4": "f", "f8": "d"}
 _LABELS_AT_ONCE = 1 << 16
 
 
-@dataclass(frozen=True)
-class LabelRange:
-    """The labels of a split; `classes` is None when they do not look like 0..k-1, each more than once."""
-
-    low: int
-    high: int
-    classes: int | None
-
-
-@dataclass(frozen=True)
-class ImageSplit:
-    """What a split holds: `n` images of `shape` as in the file (without n)."""
-
-    n: int
-    shape: tuple[int, ...]
-    dtype: str
-    labels: LabelRange
-
-
-def read_split(path: Path, split: str, *, max_total_bytes: int) -> ImageSplit:
+def read_split(
+    path: Path, split: str, *, max_total_bytes: int, task: str = "image-classification"
+) -> SplitFacts:
     """Return what a sound split holds; raises what is wrong with it, naming the split.
 
     PickleRefused, InvalidDataset, TruncatedFile, ObjectArrayRefused, EmptyDataset or LabelsOutOfRange.
@@ -54,13 +37,15 @@ def read_split(path: Path, split: str, *, max_total_bytes: int) -> ImageSplit:
         }
         x, y = _pick_arrays(headers, split)
         _check_images(x, split)
-        _check_labels_fit(y, x.shape[0], split)
-        labels = _read_labels(file, entries["y.npy"], y, split)
+        _check_labels_fit(y, x.shape[0], split, task=task)
+        labels = _read_labels(file, entries["y.npy"], y, split, are_classes=task != "regression")
+        if task != "regression" and labels.low < 0:
+            raise LabelsOutOfRange(f"split {split} has the label {labels.low}; labels count from 0")
         for entry in entries.values():
             if entry.name != "y.npy":
                 for _ in zip_archive.open_entry(file, entry):
                     pass
-    return ImageSplit(n=x.shape[0], shape=x.shape[1:], dtype=x.dtype, labels=labels)
+    return SplitFacts(n=x.shape[0], shape=x.shape[1:], dtype=x.dtype, labels=labels)
 
 
 def _refuse_other_files(file: BinaryIO, split: str) -> None:
@@ -111,8 +96,13 @@ def _check_images(x: NpyHeader, split: str) -> None:
         raise InvalidDataset(f"split {split}: x has shape {list(x.shape)}, with an axis of no length")
 
 
-def _check_labels_fit(y: NpyHeader, n: int, split: str) -> None:
-    if y.dtype not in LABEL_TYPECODES:
+def _check_labels_fit(y: NpyHeader, n: int, split: str, *, task: str) -> None:
+    if task == "regression":
+        if y.dtype not in NUMBER_TYPECODES:
+            raise InvalidDataset(
+                f"split {split}: y has dtype {y.dtype}; expected one of {', '.join(NUMBER_TYPECODES)}"
+            )
+    elif y.dtype not in LABEL_TYPECODES:
         raise InvalidDataset(f"split {split}: y has dtype {y.dtype}; expected integers, one label an image")
     if len(y.shape) != 1:
         raise InvalidDataset(
@@ -122,23 +112,21 @@ def _check_labels_fit(y: NpyHeader, n: int, split: str) -> None:
         raise InvalidDataset(f"split {split} has {n} images in x and {y.shape[0]} labels in y")
 
 
-def _read_labels(file: BinaryIO, entry: Entry, y: NpyHeader, split: str) -> LabelRange:
-    low: int | None = None
-    high = 0
-    counts: Counter[int] | None = Counter()
+def _read_labels(file: BinaryIO, entry: Entry, y: NpyHeader, split: str, *, are_classes: bool) -> LabelRange:
+    is_float = y.dtype[0] == "f"
+    seen = LabelCounter(are_classes=are_classes)
     for labels in _label_chunks(file, entry, y):
-        low = min(labels) if low is None else min(low, min(labels))
-        high = max(high, max(labels))
-        if counts is not None:
-            counts.update(labels)
-            if len(counts) > MAX_CLASSES:
-                counts = None
-    if low is None or low < 0:
-        raise LabelsOutOfRange(f"split {split} has the label {low}; labels count from 0")
-    return LabelRange(low, high, _count_classes(counts, high))
+        if is_float and not all(map(math.isfinite, labels)):
+            raise InvalidDataset(f"split {split}: y holds NaN or infinite labels")
+        seen.add(labels)
+    found = seen.range()
+    assert found is not None  # there is a label for each image, and at least one image
+    return found
 
 
-def _label_chunks(file: BinaryIO, entry: Entry, y: NpyHeader) -> Iterator["array.array[int]"]:
+def _label_chunks(
+    file: BinaryIO, entry: Entry, y: NpyHeader
+) -> Iterator["array.array[int] | array.array[float]"]:
     """Yield the labels in pieces of whole items, in the byte order of this machine."""
     skip = y.data_start
     rest = b""
@@ -151,15 +139,8 @@ def _label_chunks(file: BinaryIO, entry: Entry, y: NpyHeader) -> Iterator["array
         whole = len(data) - len(data) % y.item_bytes
         rest = data[whole:]
         for start in range(0, whole, _LABELS_AT_ONCE * y.item_bytes):
-            labels = array.array(LABEL_TYPECODES[y.dtype])
+            labels = array.array(NUMBER_TYPECODES[y.dtype])
             labels.frombytes(data[start : min(start + _LABELS_AT_ONCE * y.item_bytes, whole)])
             if y.is_big_endian and y.item_bytes > 1:
                 labels.byteswap()
             yield labels
-
-
-def _count_classes(counts: Counter[int] | None, high: int) -> int | None:
-    """Return k when the labels are 0..k-1 and each occurs more than once: then no label is a slip."""
-    if counts is None or len(counts) != high + 1 or min(counts.values()) < 2:
-        return None
-    return high + 1

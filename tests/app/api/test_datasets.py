@@ -58,7 +58,11 @@ def test_a_split_that_is_no_dataset_is_refused_and_nothing_is_kept(client, parts
     ("changes", "code", "pointer"),
     [
         ({"format": "csv"}, "unsupported_format", "/format"),
-        ({"task": "text-classification"}, "unsupported_format", "/task"),
+        ({"task": "text-classification"}, "unsupported_format", "/format"),
+        ({"task": "translation"}, "unsupported_format", "/task"),
+        ({"format": "hdf5"}, "unsupported_format", "/format"),
+        ({"max_tokens": 8}, "invalid_manifest", "/max_tokens"),
+        ({"block_tokens": 8}, "invalid_manifest", "/block_tokens"),
         ({"splits": {"test": "other.npz"}}, "invalid_upload", "/splits/test"),
         ({"splits": {"train": "train.npz"}}, "invalid_manifest", "/splits/test"),
         ({"splits": {"test": "test.npz", "dev": "train.npz"}}, "invalid_manifest", "/splits/dev"),

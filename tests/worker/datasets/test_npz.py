@@ -9,10 +9,12 @@ from hypothesis.extra import numpy as hnp
 
 from app.core.errors import EmptyDataset, InvalidDataset, ObjectArrayRefused, UnsupportedFormat
 from worker.datasets.registry import read_splits
+from worker.models.registry import build
 from worker.protocol import DatasetInput
 
 IMAGES = np.arange(3 * 2 * 4 * 5, dtype=np.uint8).reshape(3, 2, 4, 5)
 LABELS = np.array([0, 1, 2])
+NETWORK = build({"name": "lenet-300-100"})
 
 
 def read(folder, x=IMAGES, y=LABELS, *, arrays=None, **changes):
@@ -30,7 +32,7 @@ def read_file(path, **changes):
         "files": {"test": path},
         "sha256": {},
     }
-    return read_splits(DatasetInput(**{**given, **changes}))["test"]
+    return read_splits(DatasetInput(**{**given, **changes}), NETWORK)["test"]
 
 
 def everything(split):
@@ -137,7 +139,19 @@ def test_what_does_not_fit_is_refused_with_the_reason(tmp_path, changes, message
         read(tmp_path, **changes)
 
 
-@pytest.mark.parametrize("changes", [{"format": "hdf5"}, {"task": "regression"}])
+def test_the_labels_of_regression_are_numbers(tmp_path):
+    numbers = np.array([-1.5, 0.0, 1e3])
+    labels = everything(read(tmp_path, y=numbers, task="regression")).targets
+    assert (labels.dtype, labels.tolist()) == (torch.float32, numbers.tolist())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_number_that_float32_cannot_hold_is_refused(tmp_path, value):
+    with pytest.raises(InvalidDataset, match="split test: y holds"):
+        read(tmp_path, y=np.array([0.0, value, 1.0]), task="regression")
+
+
+@pytest.mark.parametrize("changes", [{"format": "hdf5"}, {"task": "text-classification"}])
 def test_an_unknown_format_or_task_is_refused(tmp_path, changes):
     with pytest.raises(UnsupportedFormat, match=next(iter(changes.values()))):
         read(tmp_path, **changes)

@@ -43,6 +43,12 @@ def test_what_was_saved_is_what_is_loaded(tmp_path, state):
         assert torch.equal(tensor, state[name])
 
 
+def test_built_anew_it_has_other_weights_of_the_same_shapes(tmp_path, state):
+    fresh = read(tmp_path, state).build().module.state_dict()
+    assert {n: t.shape for n, t in fresh.items()} == {n: t.shape for n, t in state.items()}
+    assert not torch.equal(fresh["conv1.weight"], state["conv1.weight"])
+
+
 def test_a_file_without_batch_counters_is_complete(tmp_path, state):
     older = {name: tensor for name, tensor in state.items() if "num_batches" not in name}
     loaded = read(tmp_path, older)

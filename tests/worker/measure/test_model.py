@@ -1,9 +1,11 @@
 """Counting a whole model."""
 
 import torch
+from torch import nn
 
 from worker.measure.model import measure_model
-from worker.models.registry import build
+from worker.models.inputs import TextInput
+from worker.models.registry import Network, build
 
 
 def test_every_parameter_has_its_row_and_the_rows_add_up():
@@ -28,3 +30,27 @@ def test_zeros_are_counted_where_they_are():
     assert dense.effective_macs - pruned.effective_macs == 50 * 300
     assert pruned.macs == dense.macs
     assert pruned.weights_bytes == dense.weights_bytes
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is the last layer's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 3)
+        self.head = nn.Linear(3, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(self.embedding(input_ids))
+
+
+def test_a_tied_weight_is_one_tensor_that_costs_what_its_layers_cost():
+    network = Network(Tied(), TextInput(max_tokens=5, vocabulary=7), 7, ("language-modeling",))
+    measured = measure_model(network)
+    assert list(measured.tensors) == ["embedding.weight"]
+    assert measured.parameters == 21
+    assert measured.macs == measured.tensors["embedding.weight"].macs == 5 * 21
+    with torch.no_grad():
+        network.module.head.weight[0] = 0.0  # one row of seven
+    assert measure_model(network).effective_macs == 5 * 18

@@ -27,6 +27,12 @@ def test_every_architecture_takes_other_channels_sizes_and_classes(name):
     assert network.module(torch.rand(1, 2, 16, 16)).shape == (1, 7)
 
 
+@pytest.mark.parametrize("name", architectures())
+def test_one_output_is_a_number_and_several_are_classes(name):
+    assert build({"name": name, "params": {"classes": 1}}).tasks == ("regression",)
+    assert build({"name": name, "params": {"classes": 2}}).tasks == ("image-classification",)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -80,7 +86,7 @@ def test_an_unknown_library_is_refused():
         build({"library": "timm", "name": "resnet-20"})
 
 
-@pytest.mark.parametrize("params", [{"depth": 3}, {"classes": 1}, {"classes": "10"}, {"image_size": 10**6}])
+@pytest.mark.parametrize("params", [{"depth": 3}, {"classes": 0}, {"classes": "10"}, {"image_size": 10**6}])
 def test_a_wrong_parameter_is_refused_by_name(params):
     with pytest.raises(UnknownArchitecture, match=next(iter(params))):
         build({"name": "resnet-20", "params": params})

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.core.states import Stage
 from worker.pipeline.folder import StageFolder, write_tensors
@@ -76,3 +77,12 @@ def test_the_same_tensors_give_the_same_bytes_in_any_order(tmp_path):
     write_tensors(tmp_path / "one", tensors)
     write_tensors(tmp_path / "two", dict(reversed(tensors.items())))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_tensors_that_share_memory_are_each_written_whole(tmp_path):
+    weight = torch.rand(3, 4)
+    write_tensors(tmp_path / "a", {"one": weight, "two": weight, "part": weight[1:]})
+    found = load_file(tmp_path / "a")
+    assert torch.equal(found["one"], weight)
+    assert torch.equal(found["two"], weight)
+    assert torch.equal(found["part"], weight[1:])

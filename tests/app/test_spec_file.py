@@ -1,0 +1,56 @@
+"""Spec files: local paths become uploads, and a path that is not there is said before anything is sent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.spec_file import InvalidSpecFile, read_spec_file
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "bert").mkdir()
+    for name in ("net.safetensors", "train.csv", "test.csv"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def read(folder: Path, spec: object):
+    path = folder / "spec.json"
+    path.write_text(json.dumps(spec))
+    return read_spec_file(path)
+
+
+def test_a_model_is_a_file_or_a_folder(folder):
+    found = read(folder, {"model": {"format": "huggingface", "path": "bert"}, "seed": 1})
+    assert (found.model.path, found.model.manifest) == (folder / "bert", {"format": "huggingface"})
+    assert found.spec == {"seed": 1}
+    for word in ("path", "file"):
+        assert read(folder, {"model": {word: "net.safetensors"}}).model.path == folder / "net.safetensors"
+
+
+def test_splits_stand_by_themselves_or_together(folder):
+    splits = {"train": "train.csv", "test": "test.csv"}
+    manifest = {"task": "text-classification", "format": "csv", "name": "n"}
+    for dataset in (manifest | splits, manifest | {"splits": splits}):
+        found = read(folder, {"dataset": dataset}).dataset
+        assert found.splits == {split: folder / name for split, name in splits.items()}
+        assert found.manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"model": {"path": "nowhere"}}, "model.path: there is no file or folder"),
+        ({"model": {}}, "model.path: expected the path"),
+        ({"model": {"path": "bert", "file": "bert"}}, "either path or file"),
+        ({"dataset": {"test": "bert"}}, "dataset.test: there is no file"),
+        ({"dataset": {"task": "regression"}}, "expected files under train, validation or test"),
+        ({"dataset": {"test": "test.csv", "splits": {"test": "test.csv"}}}, "either splits or test"),
+        ({"dataset": {"test": "test.csv"}, "dataset_id": "dst_1"}, "either dataset or dataset_id"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_said(folder, spec, says):
+    with pytest.raises(InvalidSpecFile, match=says):
+        read(folder, spec)

@@ -1,0 +1,84 @@
+"""The tokenizer of a model: piece by piece it gives what it gives at once, and padding has one meaning."""
+
+import json
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+
+from app.core.errors import InvalidModel
+from tests.support.huggingface import make_bert_folder, make_gpt2_folder, sentences
+from worker.models import tokenizer as module
+from worker.models.tokenizer import TextTokenizer, read_tokenizer
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    return make_bert_folder(tmp_path_factory.mktemp("bert") / "m")
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory) -> Path:
+    return make_gpt2_folder(tmp_path_factory.mktemp("gpt2") / "m")
+
+
+def read(folder: Path, *, pad_id=None, eos_id=None, has_config: bool = True) -> TextTokenizer:
+    config = folder / "tokenizer_config.json" if has_config else None
+    return read_tokenizer(folder / "tokenizer.json", config, pad_id=pad_id, eos_id=eos_id)
+
+
+def test_many_texts_are_encoded_as_each_of_them_is(bert):
+    texts = [text for text, _ in sentences(module._TEXTS_AT_ONCE + 10)]
+    tokenizer = read(bert)
+    together = tokenizer.encode(texts, None, max_tokens=6)
+    starts = [0, *accumulate(together.lengths)]
+    for i in (0, 1, module._TEXTS_AT_ONCE - 1, module._TEXTS_AT_ONCE, len(texts) - 1):
+        alone = tokenizer.encode([texts[i]], None, max_tokens=6)
+        assert together.ids[starts[i] : starts[i + 1]] == alone.ids
+    assert together.truncated == sum(tokenizer.encode([t], None, max_tokens=6).truncated for t in texts)
+
+
+def test_a_long_document_is_encoded_as_its_lines_are(gpt2):
+    line = "this is great\n"
+    n = module._CHARACTERS_AT_ONCE // len(line) + 10
+    tokenizer = read(gpt2)
+    assert len(tokenizer.encode_document(line * n)) == n * len(tokenizer.encode_document(line))
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "expected"),
+    [
+        ({"pad_id": 7, "eos_id": 3}, {"pad_token": "[PAD]"}, 7),
+        ({"eos_id": 3}, {"pad_token": "[UNK]"}, 1),
+        ({"eos_id": 3}, {"pad_token": {"content": "[SEP]"}}, 3),
+        ({"eos_id": 5}, {"pad_token": None}, 5),
+        ({"pad_id": -1, "eos_id": 5}, {}, 5),
+        ({}, {"eos_token": "[SEP]"}, 3),
+        ({}, {"pad_token": "nowhere"}, 0),
+    ],
+)
+def test_padding_is_what_model_then_tokenizer_say(bert, tmp_path, given, config, expected):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
+    assert read(tmp_path, **given).pad_id == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(64, 64), (10**30, None), ("64", None), (None, None)])
+def test_the_limit_of_a_tokenizer_is_a_number_that_a_text_can_reach(bert, tmp_path, limit, expected):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
+    (tmp_path / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
+    assert read(tmp_path).max_tokens == expected
+
+
+def test_a_tokenizer_needs_no_config(bert):
+    assert read(bert, has_config=False).max_tokens is None
+
+
+def test_a_text_that_has_no_token_is_refused_with_the_reason(tmp_path):
+    vocabulary = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
+    tokenizer = read(tmp_path, has_config=False)
+    with pytest.raises(InvalidModel, match="cannot encode the dataset's text"):
+        tokenizer.encode(["b"], None, max_tokens=8)
+    with pytest.raises(InvalidModel, match="cannot encode the dataset's text"):
+        tokenizer.encode_document("b")

@@ -1,0 +1,57 @@
+"""Running text in memory as token ids, cut into windows of one length: a split for language modeling."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from worker.datasets.splits import Batch
+from worker.datasets.tokens import check_vocabulary
+from worker.models.registry import Network
+
+# Logits of all tokens at once, in numbers: half a gigabyte of them.
+_MAX_LOGITS = 2**27
+
+
+@dataclass(frozen=True)
+class WindowSplit:
+    """Windows [n, block] int32 of consecutive tokens; `dropped` tokens at the end did not fill one.
+
+    `vocabulary` is how many logits the network gives for each token.
+    """
+
+    name: str
+    windows: torch.Tensor
+    dropped: int
+    vocabulary: int
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if not self.dropped:
+            return ()
+        block = self.windows.shape[1]
+        return (
+            f"split {self.name}: its last {self.dropped} tokens do not fill a window of {block} and were "
+            "dropped",
+        )
+
+    def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
+        """Return the windows at `indices` [b]; the targets are the same tokens: the objective shifts them."""
+        return self._batch(self.windows[indices])
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the whole split in its order, in smaller batches where the vocabulary is large."""
+        most = max(1, _MAX_LOGITS // (self.windows.shape[1] * self.vocabulary))
+        for windows in torch.split(self.windows, min(batch_size, most)):
+            yield self._batch(windows)
+
+    def check_fit(self, network: Network) -> None:
+        """Refuse a network of another vocabulary; raises DatasetMismatch."""
+        check_vocabulary(self.windows, self.name, network)
+
+    def _batch(self, windows: torch.Tensor) -> Batch:
+        ids = windows.long()
+        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)
