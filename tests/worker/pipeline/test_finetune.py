@@ -1,5 +1,7 @@
 """The stage that trains: resumed, short of memory, and with a validation split."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +11,7 @@ from app.core.states import Stage
 from benchmarks.digits import load_splits, save_split
 from tests.worker.pipeline.conftest import run_job
 from worker.measure.size import digest_file
+from worker.models import registry
 from worker.models.registry import Network, Params, build, register
 from worker.pipeline.controls import draw_random_masks
 from worker.pipeline.finetune import run_finetune
@@ -41,10 +44,17 @@ class Greedy(torch.nn.Module):
         return self.module(x)
 
 
-@register("greedy", GreedyParams, source="none", summary="Runs out of memory.")
 def build_greedy(params: GreedyParams) -> Network:
     inner = build({"name": "resnet8x8", "params": {"width": 4}})
     return Network(Greedy(inner.module), inner.inputs, inner.outputs)
+
+
+@pytest.fixture(autouse=True)
+def _greedy() -> Iterator[None]:
+    register("greedy", GreedyParams, source="none", summary="Runs out of memory.")(build_greedy)
+    yield
+    # Other tests of this process look at everything that is registered.
+    del registry._architectures["greedy"]
 
 
 def make_greedy_job(uploads, tmp_path, **finetune) -> Job:
