@@ -16,7 +16,7 @@ Json = dict[str, Any]  # Any: JSON as it goes over HTTP
 
 @dataclass(frozen=True)
 class Upload:
-    """Files with the manifest that describes them; a model has one file, a dataset one a split."""
+    """Files with the manifest that describes them; a model has one file or a folder's, a dataset one a split."""
 
     files: dict[str, Path]
     manifest: Json
@@ -51,7 +51,8 @@ def run_job(
 
 def upload_model(client: Client, model: Upload) -> str:
     """Upload a model and wait for its deep check; returns its id, raises RuntimeError when it is rejected."""
-    uploaded = client.upload_model(model.files["weights"], model.manifest)
+    files = list(model.files.values())
+    uploaded = client.upload_model(files[0] if len(files) == 1 else files[0].parent, model.manifest)
     checked = client.wait_for_model(uploaded["id"])
     if checked["status"] != "ready":
         raise RuntimeError(f"the model was rejected: {checked['rejection']['detail']}")
