@@ -1,5 +1,6 @@
 """A recovery that is killed and resumed is the recovery that was not."""
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +37,8 @@ def assert_same(one: Outcome, two: Outcome) -> None:
 def recover_after_kills(kills: list[int], *, interval_s: float = 0.0, **given: Any) -> Outcome:
     with TemporaryDirectory() as folder:
         for kill_after in kills:
-            with pytest.raises(Killed):
+            # Its steps may be done already: then there is nothing left to kill.
+            with suppress(Killed):
                 recover(Path(folder), kill_after=kill_after, interval_s=interval_s, **given)
         return recover(Path(folder), interval_s=interval_s, **given)
 
