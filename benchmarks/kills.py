@@ -33,13 +33,13 @@ from worker.protocol import (
 OUTPUT = Path("bench-output") / "kills"
 KILLS = 20
 SEED = 20
-CHECKPOINT_S = 2.0
+CHECKPOINT_S = 1.0
 _POLL_S = 0.01
 SPEC = {
     "model_id": "mdl_" + "0" * 26,
     "dataset_id": "dst_" + "0" * 26,
     "recipe": {"target": {"metric": "sparsity", "value": 0.7}, "schedule": {"name": "cubic"}},
-    "finetune": {"epochs": 40, "batch_size": 64, "learning_rate": 0.05, "augment": True, "distillation": {}},
+    "finetune": {"epochs": 20, "batch_size": 64, "learning_rate": 0.05, "augment": True, "distillation": {}},
     "evaluation": {"latency": None},
     "resources": {"checkpoint_s": CHECKPOINT_S},
 }
