@@ -9,6 +9,10 @@ from statistics import mean
 
 from benchmarks.criteria_runs import Run
 
+_INCOMING = (
+    "it reads a neuron's incoming weights alone: their norm has a rank correlation of -0.02 with the "
+    "first-order damage of taking the neuron out (MiniLM's feed-forward neurons), as chance has"
+)
 # Said of a criterion that is not above the mean of the random seeds. Figures are of ResNet-20 at 50 %:
 # 512 train images, loss and gradient of each by itself.
 WHY_NOT = {
@@ -19,6 +23,11 @@ WHY_NOT = {
     "snip": "the ranking of taylor batch, normalised; meant for a network that is not trained yet",
     "grasp": "a signed score of a gradient that training has made zero: 50 % of the largest tenth of all "
     "weights score below zero and go first, as by chance; meant for a network that is not trained yet",
+    "magnitude": _INCOMING,
+    "fpgm": _INCOMING,
+    "sparsegpt": _INCOMING,
+    "activation": "how loud a neuron is says little of what it is worth: rank correlation 0.30 with the "
+    "first-order damage of taking it out (MiniLM's feed-forward neurons, 256 train phrases)",
     "synflow": "it looks at no data: the widest paths are not the most used ones; meant for many rounds on "
     "a network that is not trained yet",
 }

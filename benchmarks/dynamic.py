@@ -55,7 +55,7 @@ def _spec(sparsity: float, schedule: str) -> dict[str, Any]:  # Any: JSON
             "learning_rate": 0.1,
             "weight_decay": 5e-4,
             "augment": True,
-            "distillation": {"alpha": 0.0},
+            "distillation": None,
         },
         "evaluation": {"latency": None},
     }

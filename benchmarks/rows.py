@@ -27,7 +27,10 @@ _POLL_S = 2.0
 
 @dataclass(frozen=True)
 class Row:
-    """`spec` without ids and seed; `most_drop` bars the mean drop, `control` is another row."""
+    """`spec` lacks ids and seed; a `model` "name{seed}" is another one for every seed.
+
+    `most_drop` bars the mean drop, `control` is the label of the row that it is compared with.
+    """
 
     label: str
     model: str
@@ -129,16 +132,17 @@ def _submit(
     for row in rows:
         for seed in row.seeds:
             spec = row.spec | {"name": f"{row.label}, seed {seed}", "seed": seed}
-            digest = _digest(spec, models[row.model], datasets[row.dataset])
+            model = row.model.format(seed=seed)
+            digest = _digest(spec, models[model], datasets[row.dataset])
             if digest in known:
                 ids[_label(row, seed)] = known[digest]["id"]
                 continue
-            if f"model {row.model}" not in uploaded:
-                uploaded[f"model {row.model}"] = upload_model(client, models[row.model])
+            if f"model {model}" not in uploaded:
+                uploaded[f"model {model}"] = upload_model(client, models[model])
             if f"dataset {row.dataset}" not in uploaded:
                 uploaded[f"dataset {row.dataset}"] = upload_dataset(client, datasets[row.dataset])
             spec |= {
-                "model_id": uploaded[f"model {row.model}"],
+                "model_id": uploaded[f"model {model}"],
                 "dataset_id": uploaded[f"dataset {row.dataset}"],
                 "labels": {"spec": digest},
             }

@@ -70,10 +70,10 @@ def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: Inputs, *, repeats
     return Timings(times[:, 0], times[:, 1])
 
 
-def measure_forward_ms(network: Network) -> float:
+def measure_forward_ms(network: Network, *, batch_size: int | None = None) -> float:
     """Return the milliseconds of one sample in a batch, the best of three after a warm-up."""
     network.module.eval()
-    batch_size = _choose_batch_size(network)
+    batch_size = batch_size or _choose_batch_size(network)
     batch = network.inputs.blank(batch_size)
     with torch.inference_mode():
         compute_logits(network.module, batch)
@@ -100,9 +100,10 @@ def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) ->
 
 def _choose_batch_size(network: Network) -> int:
     """Return 64, or as many texts as hold 2,048 tokens: the logits of 64 long ones can fill 13 GB."""
-    if isinstance(network.inputs, TextInput):
-        return max(1, min(_FORWARD_BATCH, _FORWARD_TOKENS // network.inputs.max_tokens))
-    return _FORWARD_BATCH
+    if not isinstance(network.inputs, TextInput):
+        return _FORWARD_BATCH
+    tokens = leaves(network.inputs.blank(1))[0].shape[1]
+    return max(1, min(_FORWARD_BATCH, _FORWARD_TOKENS // tokens))
 
 
 def _time_pair(

@@ -46,7 +46,7 @@ class MeasuredModel(BaseModel):
 
 
 def measure_model(network: Network) -> MeasuredModel:
-    """Count one model, running it once on a blank sample: a text is as long as the model takes it."""
+    """Count one model, running it once on a blank sample."""
     weights = dict(network.module.named_parameters(remove_duplicate=False))
     blank = network.inputs.blank(1, next(network.module.parameters()).device)
     macs = count_macs(network.module, blank)

@@ -26,6 +26,7 @@ class Attachments:
 
     def add(self, optimizer: Optimizer) -> None:
         """Go along with an optimizer; once, however often it is added."""
+        optimizer = _innermost(optimizer)
         if optimizer in self._handles:
             return
 
@@ -47,8 +48,14 @@ class Attachments:
 
     def remove(self, optimizer: Optimizer) -> None:
         """Leave an optimizer alone from now on."""
-        for handle in self._handles.pop(optimizer, ()):
+        for handle in self._handles.pop(_innermost(optimizer), ()):
             handle.remove()
+
+
+def _innermost(optimizer: Optimizer) -> Optimizer:
+    """Look inside of what wraps an optimizer, as accelerate does, without hooks of its own."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _innermost(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _followed_by(value: object, then: Callable[[], None]) -> object:

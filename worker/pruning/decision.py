@@ -13,6 +13,7 @@ from worker.pruning.measured import Measured
 from worker.pruning.plan import Plan
 from worker.pruning.protocols import UpdatesWeights
 from worker.pruning.recipe import Recipe
+from worker.pruning.replicas import agree
 from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
 
 Data = Iterable[tuple[Inputs, Targets]]
@@ -61,10 +62,11 @@ class Decider:
         masks: dict[str, Tensor] = {}
         for unit, groups in zip(plan.units, calculation.kept_groups(fraction), strict=True):
             masks.update(make_masks(plan.pattern, unit, groups))
+        masks = {name: agree(mask) for name, mask in masks.items()}
         if isinstance(plan.criterion, UpdatesWeights):
             for layer in plan.pruned_layers:
                 mask, statistics = masks[layer.name], calculation.statistics[layer.name]
-                layer.weight.copy_(plan.criterion.update_weight(layer.weight, mask, statistics))
+                layer.weight.copy_(agree(plan.criterion.update_weight(layer.weight, mask, statistics)))
         return masks
 
     @torch.no_grad()
