@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-lottery bench-dynamic bench-gpt \
+.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt \
 	bench-select bench-criteria format clean
 
 help: ## Print this list
@@ -39,6 +39,9 @@ $(BENCH_STAMP): $(STAMP)
 
 bench-criteria: $(BENCH_STAMP) ## Compare all criteria on two real networks; SECATEUR_BENCH_DATA names the data
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.criteria
+
+bench-kills: $(STAMP) ## Kill one job at twenty random moments: the same bytes come out (ten minutes)
+	$(BIN)/python -m benchmarks.kills
 
 bench-select: $(STAMP) ## Exact selection against torch.nn.utils.prune: time, memory, growth to a billion weights
 	$(BIN)/python -m benchmarks.select

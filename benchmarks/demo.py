@@ -29,6 +29,8 @@ SPEC = {
         "batch_size": 64,
         "optimizer": "sgd",
         "learning_rate": 0.05,
+        # A mirrored digit is no digit.
+        "augment": False,
         "distillation": {"alpha": 0.5, "temperature": 4.0},
     },
 }

@@ -1,6 +1,9 @@
 """The plan of a job before it runs: what is certain now, what is estimated, and why the rest is open."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import JsonValue
 
 from app.core.spec import JobSpec
 from app.core.states import ModelStatus
@@ -118,6 +121,35 @@ def _trained_samples(spec: JobSpec, train_n: int) -> float:
     finetune = spec.finetune
     assert finetune is not None
     forwards = _FORWARDS_A_TRAINING_STEP + (finetune.distillation is not None)
-    if finetune.max_steps is not None:
-        return float(forwards * finetune.max_steps * finetune.batch_size)
-    return float(forwards * (finetune.epochs or 0) * train_n)
+    one = (
+        finetune.max_steps * finetune.batch_size * finetune.accumulate
+        if finetune.max_steps is not None
+        else (finetune.epochs or 0) * train_n
+    )
+    return float(forwards * one) * _count_trainings(spec)
+
+
+def _count_trainings(spec: JobSpec) -> float:
+    """Count the trainings that a schedule of rounds makes out of one, in parts where they start later."""
+    params = spec.recipe.schedule.params
+    match spec.recipe.schedule.name:
+        case "iterative":
+            return float(_number(params, "rounds"))
+        case "lottery_ticket":
+            later = 1.0 - _number(params, "rewind_fraction")
+            controls = params.get("controls")
+            named = controls if isinstance(controls, list) else []
+            # A mask by chance is trained as the ticket is, weights drawn anew from the start.
+            return (
+                1.0
+                + later * (_number(params, "rounds") + named.count("random_mask"))
+                + named.count("random_reinit")
+            )
+        case _:
+            return 1.0
+
+
+def _number(params: Mapping[str, JsonValue], name: str) -> float:
+    value = params.get(name)
+    # A resolved spec has every default, checked against the catalog.
+    return float(value) if isinstance(value, int | float) else 0.0

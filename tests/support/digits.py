@@ -57,7 +57,12 @@ def job_spec(model_id: str, dataset_id: str, *, epochs: int = 3, **changes: Any)
             "target": {"metric": "sparsity", "value": 0.7},
             "schedule": {"name": "cubic", "params": {}},
         },
-        "finetune": {"epochs": epochs, "batch_size": 64, "distillation": {"alpha": 0.5}},
+        "finetune": {
+            "epochs": epochs,
+            "batch_size": 64,
+            "augment": False,
+            "distillation": {"alpha": 0.5},
+        },
         "evaluation": {"latency": {"repeats": 10}},
     }
     return spec | changes

@@ -280,8 +280,8 @@ class Recovery:
 
     def _explain(self, error: DivergedTraining) -> DivergedTraining:
         step, rate = self._checkpoint_step, self._training.settings.learning_rate
-        kept = "none was written yet" if step is None else f"the last good one, of step {step}, is kept"
+        good = "none was written yet" if step is None else f"the last good one is that of step {step}"
         return DivergedTraining(
-            f"{error.detail}; of the checkpoints, {kept}; "
+            f"{error.detail}; of the checkpoints, {good}; "
             f"a learning rate below {rate:g} or a longer warm-up may help"
         )

