@@ -16,7 +16,7 @@ Json = dict[str, Any]  # Any: JSON as it goes over HTTP
 
 @dataclass(frozen=True)
 class Upload:
-    """Files with the manifest that describes them; a model has one file or a folder's, a dataset one a split."""
+    """Files and the manifest that describes them; a model is a file or a folder, a dataset a file a split."""
 
     files: dict[str, Path]
     manifest: Json

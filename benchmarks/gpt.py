@@ -62,7 +62,6 @@ def _spec(criterion: str) -> dict[str, Any]:  # Any: JSON
             "criterion": {"name": criterion},
             "allocation": {"name": "uniform"},
             "target": {"metric": "sparsity", "value": 0.5},
-            "layers": [{"match": "lm_head*", "set": {"exclude": True}}],
         },
         "evaluation": {"latency": None},
     }
