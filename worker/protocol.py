@@ -21,6 +21,7 @@ from app.core.states import Stage
 INPUT_NAME = "job.json"
 OUTPUT_FOLDER = "output"
 OUTPUT_NAME = "output.json"
+KEPT_NAME = "kept.json"
 
 
 class _Frozen(BaseModel):
@@ -147,6 +148,12 @@ class RunnerOutput(_Frozen):
     artifacts: tuple[ReportArtifact, ...]
     masks: tuple[OutputMask, ...]
     report: str = "report.json"
+
+
+class KeptOutput(_Frozen):
+    """WORK/output/kept.json: what a job leaves that failed; the files lie in WORK/output/artifacts/<name>."""
+
+    artifacts: tuple[ReportArtifact, ...]
 
 
 class ModelLayer(_Frozen):

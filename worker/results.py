@@ -11,7 +11,7 @@ from app.core.errors import JobError
 from app.core.report import Report
 from app.core.storage import LocalStore
 from app.core.tables import Artifact, JobLayer, JobMask, JobReport
-from worker.protocol import OUTPUT_FOLDER, OUTPUT_NAME, OutputMask, RunnerOutput
+from worker.protocol import KEPT_NAME, OUTPUT_FOLDER, OUTPUT_NAME, KeptOutput, OutputMask, RunnerOutput
 
 
 class ResultDamaged(JobError):
@@ -27,7 +27,13 @@ def read_output(work: Path) -> tuple[RunnerOutput, Report]:
     return output, Report.model_validate_json((folder / output.report).read_bytes())
 
 
-def store_artifacts(store: LocalStore, work: Path, output: RunnerOutput) -> None:
+def read_kept(work: Path) -> KeptOutput:
+    """Read what a runner left that failed; nothing for most."""
+    path = work / OUTPUT_FOLDER / KEPT_NAME
+    return KeptOutput.model_validate_json(path.read_bytes()) if path.exists() else KeptOutput(artifacts=())
+
+
+def store_artifacts(store: LocalStore, work: Path, output: RunnerOutput | KeptOutput) -> None:
     """Copy the artifacts into the store; raises ResultDamaged. Doing it twice is harmless."""
     for artifact in output.artifacts:
         sha256 = store.add_file(work / OUTPUT_FOLDER / "artifacts" / artifact.name)
@@ -51,6 +57,11 @@ def insert_rows(session: Session, job_id: str, work: Path, *, output: RunnerOutp
         JobMask,
         [_mask_row(job_id, i, mask, work / OUTPUT_FOLDER) for i, mask in enumerate(output.masks)],
     )
+    insert_artifacts(session, job_id, output)
+
+
+def insert_artifacts(session: Session, job_id: str, output: RunnerOutput | KeptOutput) -> None:
+    """Add the artifacts of a job to the caller's transaction."""
     _insert_all(session, Artifact, [{"job_id": job_id, **a.model_dump()} for a in output.artifacts])
 
 

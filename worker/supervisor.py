@@ -207,8 +207,11 @@ class _Attempt:
             results.insert_rows(session, self._lease.job_id, self._work, output=output, report=report)
 
     def _fail(self, problem: Problem) -> None:
+        kept = results.read_kept(self._work)
+        results.store_artifacts(self._context.store, self._work, kept)
         with self._context.sessions.begin() as session:
             jobs.fail(session, self._lease, problem)
+            results.insert_artifacts(session, self._lease.job_id, kept)
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _settle_cancelled(self) -> None:

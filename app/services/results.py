@@ -48,7 +48,7 @@ def read_mask(session: Session, job_id: str, name: str) -> tuple[JobMask, bytes]
 
 
 def read_artifacts(session: Session, job_id: str) -> Sequence[Artifact]:
-    """Return the artifacts by name; none before the job has succeeded."""
+    """Return the artifacts by name; none before the job has ended, and of a failed one what could be kept."""
     jobs.get(session, job_id)
     return session.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)).all()
 

@@ -2,6 +2,7 @@
 
 import json
 
+from safetensors.torch import load, load_file
 from sqlalchemy import func, select
 
 from app.core import jobs
@@ -40,6 +41,22 @@ def test_a_user_s_mistake_found_by_the_runner_fails_the_job_with_a_problem(conte
     run_hinted_job(context, job_id)
     job = read(context, job_id)
     assert (job.status, job.error["code"], job.attempt) == ("failed", "architecture_mismatch", 1)
+
+
+def test_a_training_that_diverges_leaves_its_last_good_checkpoint(context, submit):
+    # The clip keeps the first step, at half the rate, on this side of infinity.
+    settings = {"max_steps": 4, "learning_rate": 1e30, "warmup_fraction": 0.5, "clip_norm": 1e-31}
+    model_id = add_model(context, digits.model_bytes())
+    job_id = submit(model_id, finetune=settings, resources={"checkpoint_s": 0.0})
+    run_hinted_job(context, job_id)
+    job = read(context, job_id)
+    assert (job.status, job.error["code"]) == ("failed", "diverged")
+    assert job.error["detail"].endswith("its weights are the artifact last-good.safetensors")
+    with context.sessions() as session:
+        (artifact,) = session.scalars(select(Artifact)).all()
+    tensors = load_file(context.store.local_path(artifact.sha256))
+    assert set(tensors) == set(load(digits.model_bytes()))
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
 def test_one_hint_runs_every_job_that_waits(context, submit):

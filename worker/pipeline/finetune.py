@@ -2,6 +2,7 @@
 
 from pydantic import JsonValue
 
+from app.core.errors import DivergedTraining
 from app.core.report import HistoryRow
 from app.core.spec import Finetune
 from worker.numerics import is_out_of_memory
@@ -11,6 +12,7 @@ from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
+from worker.pipeline.salvage import keep_last_good
 from worker.pipeline.watch import StageWatch
 from worker.pruning import MaskSet
 from worker.training.checkpoint import Tree
@@ -29,7 +31,7 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     """Fine-tune from the dense weights, or go on where an attempt before this one stopped.
 
     When memory runs out, it is done again from the start in batches of half the size. Raises
-    DivergedTraining or SparsityLost.
+    DivergedTraining, whose last good checkpoint becomes an artifact, or SparsityLost.
     """
     settings = job.spec.finetune
     if settings is None:
@@ -39,6 +41,8 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     is_halved = bool(resumed and resumed["is_halved"])
     try:
         return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
+    except DivergedTraining as error:
+        raise keep_last_good(job, checkpoints.read(), error) from error
     except (MemoryError, RuntimeError) as error:
         if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
             raise
