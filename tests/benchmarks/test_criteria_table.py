@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.criteria_runs import Run
-from benchmarks.criteria_table import WHY_NOT, write_tables
+from benchmarks.criteria_table import WHY_NOT, print_tables, save_runs
 
 DENSE = Run(
     task="Net", pattern="none", allocation="none", sparsity=0.0, criterion="dense", label="dense", seed=0,
@@ -25,13 +25,13 @@ def _run(label: str, accuracy: float, *, seed: int = 0, pruned: int = 50) -> Run
 RUNS = [DENSE, _run("random", 0.2), _run("random", 0.4, seed=1), _run("magnitude", 0.8), _run("grasp", 0.4)]
 
 
-def test_runs_that_pruned_different_counts_are_not_compared(tmp_path):
+def test_runs_that_pruned_different_counts_are_not_compared():
     with pytest.raises(AssertionError, match=r"different counts: \[50, 51\]"):
-        write_tables([*RUNS, _run("snip", 0.5, pruned=51)], tmp_path)
+        print_tables([*RUNS, _run("snip", 0.5, pruned=51)])
 
 
-def test_a_criterion_no_better_than_the_best_seed_is_marked_and_explained(tmp_path, capsys):
-    write_tables(RUNS, tmp_path)
+def test_a_criterion_no_better_than_the_best_seed_is_marked_and_explained(capsys):
+    print_tables(RUNS)
     lines = capsys.readouterr().out.splitlines()
     row = {line.split()[0]: line for line in lines if line.strip()}
     assert row["grasp"].endswith("40.00% *")
@@ -41,13 +41,13 @@ def test_a_criterion_no_better_than_the_best_seed_is_marked_and_explained(tmp_pa
     assert not any(line.strip().startswith("magnitude: ") for line in lines)
 
 
-def test_a_criterion_below_the_mean_of_the_seeds_is_explained(tmp_path, capsys):
-    write_tables([*RUNS, _run("gradient", 0.1)], tmp_path)
+def test_a_criterion_below_the_mean_of_the_seeds_is_explained(capsys):
+    print_tables([*RUNS, _run("gradient", 0.1)])
     assert f"gradient: {WHY_NOT['gradient']}" in capsys.readouterr().out
 
 
 def test_every_run_is_written_as_json_and_as_csv(tmp_path):
-    write_tables(RUNS, tmp_path)
+    save_runs(RUNS, tmp_path)
     rows = json.loads((tmp_path / "criteria.json").read_text())
     assert [row["label"] for row in rows] == ["dense", "random", "random", "magnitude", "grasp"]
     with (tmp_path / "criteria.csv").open() as file:
