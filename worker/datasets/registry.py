@@ -1,7 +1,5 @@
 """Find the dataset formats: one file a format, a decorator on its reader, a scan over the folder."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +7,7 @@ from app.core.errors import InvalidDataset, UnsupportedFormat
 from worker.datasets.splits import Split
 from worker.models.registry import Network
 from worker.protocol import DatasetInput
+from worker.scan import import_modules
 
 Splits = Mapping[str, Split]
 Reader = Callable[[DatasetInput, Network], Splits]
@@ -23,7 +22,6 @@ class DatasetFormat:
 
 
 _formats: dict[str, DatasetFormat] = {}
-_scanned: set[str] = set()
 
 
 def register(name: str, *, summary: str, tasks: tuple[str, ...]) -> Callable[[Reader], Reader]:
@@ -40,11 +38,7 @@ def register(name: str, *, summary: str, tasks: tuple[str, ...]) -> Callable[[Re
 
 def dataset_formats() -> dict[str, DatasetFormat]:
     """Return every dataset format by name, sorted."""
-    if not _scanned:
-        package = importlib.import_module("worker.datasets")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"worker.datasets.{module.name}")
-            _scanned.add(module.name)
+    import_modules("worker.datasets")
     return dict(sorted(_formats.items()))
 
 

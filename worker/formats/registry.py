@@ -1,13 +1,12 @@
 """Find the model formats: one file a format, a decorator on its reader, a scan over the folder."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.core.errors import UnsupportedFormat
 from worker.models.registry import Network
 from worker.protocol import ModelInput
+from worker.scan import import_modules
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class ModelFormat:
 
 
 _formats: dict[str, ModelFormat] = {}
-_scanned: set[str] = set()
 
 
 def register(
@@ -51,11 +49,7 @@ def register(
 
 def model_formats() -> dict[str, ModelFormat]:
     """Return every model format by name, sorted."""
-    if not _scanned:
-        package = importlib.import_module("worker.formats")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"worker.formats.{module.name}")
-            _scanned.add(module.name)
+    import_modules("worker.formats")
     return dict(sorted(_formats.items()))
 
 

@@ -1,7 +1,5 @@
 """Find the built-in architectures: one file a family, a decorator on the builder, a scan over the folder."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -12,6 +10,7 @@ from torch import nn
 from app.core.errors import UnknownArchitecture
 from worker.models.inputs import ImageInput, TextInput
 from worker.models.tokenizer import TextTokenizer
+from worker.scan import import_modules
 
 LIBRARY = "secateur"
 
@@ -54,7 +53,6 @@ class Architecture:
 
 
 _architectures: dict[str, Architecture] = {}
-_scanned: set[str] = set()
 P = TypeVar("P", bound=Params)
 
 
@@ -75,11 +73,7 @@ def register(
 
 def architectures() -> dict[str, Architecture]:
     """Return every built-in architecture by name, sorted."""
-    if not _scanned:
-        package = importlib.import_module("worker.models")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"worker.models.{module.name}")
-            _scanned.add(module.name)
+    import_modules("worker.models")
     return dict(sorted(_architectures.items()))
 
 

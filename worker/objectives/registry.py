@@ -1,7 +1,5 @@
 """Find the tasks: a decorator on the objective's class, a scan over the folder."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -9,6 +7,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from app.core.errors import UnsupportedFormat
+from worker.scan import import_modules
 
 Records = dict[str, Tensor]
 
@@ -42,7 +41,6 @@ class Task:
 
 
 _tasks: dict[str, Task] = {}
-_scanned: set[str] = set()
 T = TypeVar("T", bound=Objective)
 
 
@@ -60,11 +58,7 @@ def register(name: str, *, summary: str, metrics: tuple[str, ...]) -> Callable[[
 
 def tasks() -> Mapping[str, Task]:
     """Return every task by name, sorted."""
-    if not _scanned:
-        package = importlib.import_module("worker.objectives")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"worker.objectives.{module.name}")
-            _scanned.add(module.name)
+    import_modules("worker.objectives")
     return dict(sorted(_tasks.items()))
 
 
