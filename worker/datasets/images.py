@@ -38,6 +38,16 @@ class ImageSplit:
         _, c, h, w = self.images.shape
         return c, h, w
 
+    @property
+    def lengths(self) -> None:
+        """All images are alike."""
+        return None
+
+    @property
+    def order(self) -> None:
+        """Batches come in the split's own order."""
+        return None
+
     def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
         """Return images [k, c, h, w] float32 and labels [k] at `indices` [k]; with a generator augmented."""
         images = self.images[indices]

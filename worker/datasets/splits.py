@@ -29,12 +29,25 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def lengths(self) -> torch.Tensor | None:
+        """Return how long each sample is, [n] int64; None where all are alike.
+
+        A batch of samples of one length pads little, and padding is computed like everything else.
+        """
+        ...
+
+    @property
+    def order(self) -> torch.Tensor | None:
+        """Return the order in which `batches` yields the samples, indices [n]; None for the split's own."""
+        ...
+
     def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
         """Return the samples at `indices` [b]; with a generator varied at random, for training."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the whole split in its order; the last batch may be smaller."""
+        """Yield the whole split in its `order`; the last batch may be smaller."""
         ...
 
     def check_fit(self, network: Network) -> None:

@@ -64,6 +64,16 @@ class TextSplit:
             "tokens and were cut",
         )
 
+    @property
+    def lengths(self) -> torch.Tensor:
+        """How many tokens each text has, [n] int64."""
+        return self.tokens.lengths
+
+    @property
+    def order(self) -> torch.Tensor:
+        """The texts by their length, so that batches pad little; the same on every run."""
+        return self.lengths.argsort(stable=True)
+
     def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
         """Return the texts at `indices` [b], padded to the longest of them; there is nothing to vary."""
         tokens = self.tokens
@@ -79,15 +89,14 @@ class TextSplit:
         return Batch({name: inputs[name] for name in self.names}, self.labels[indices])
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the whole split in its order, in smaller batches where the texts are long."""
-        lengths: list[int] = self.tokens.lengths.tolist()
-        start, longest = 0, 0
-        for i, length in enumerate(lengths):
-            longest = max(longest, length)
-            if i > start and (i - start == batch_size or longest * (i - start + 1) > _MAX_TOKENS_AT_ONCE):
-                yield self.take(torch.arange(start, i))
-                start, longest = i, length
-        yield self.take(torch.arange(start, len(self)))
+        """Yield the whole split in its `order`, in smaller batches where the texts are long."""
+        order, start = self.order, 0
+        for i, length in enumerate(self.lengths[order].tolist()):
+            # The texts grow longer, so the newest says how long all of them are padded.
+            if i > start and (i - start == batch_size or length * (i - start + 1) > _MAX_TOKENS_AT_ONCE):
+                yield self.take(order[start:i])
+                start = i
+        yield self.take(order[start:])
 
     def check_fit(self, network: Network) -> None:
         """Refuse another vocabulary or other classes; raises DatasetMismatch or LabelsOutOfRange."""

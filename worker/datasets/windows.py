@@ -38,6 +38,16 @@ class WindowSplit:
             "dropped",
         )
 
+    @property
+    def lengths(self) -> None:
+        """All windows are alike."""
+        return None
+
+    @property
+    def order(self) -> None:
+        """Batches come in the split's own order."""
+        return None
+
     def take(self, indices: torch.Tensor, *, generator: torch.Generator | None = None) -> Batch:
         """Return the windows at `indices` [b]; the targets are the same tokens: the objective shifts them."""
         return self._batch(self.windows[indices])

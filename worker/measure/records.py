@@ -24,11 +24,20 @@ def record_split(
             )
             for batch in split.batches(batch_size)
         ]
-    records = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    records = {name: _put_back(torch.cat([part[name] for part in parts]), split.order) for name in parts[0]}
     for name, record in records.items():
         if record.is_floating_point() and not bool(record.isfinite().all()):
             raise NonfiniteAnswers(f"the model's answers to the split {split.name} give no finite {name}")
     return records
+
+
+def _put_back(record: Tensor, order: Tensor | None) -> Tensor:
+    """Return a record [n, …] that was taken in another order in the order of the split."""
+    if order is None:
+        return record
+    restored = torch.empty_like(record)
+    restored[order] = record
+    return restored
 
 
 def _check(logits: Tensor) -> Tensor:

@@ -1,30 +1,45 @@
 """Plan which samples an optimizer's step sees: a function of the seed and the step alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from worker.training.randomness import make_generator
+
+# So many steps are drawn at random, and sorted by length among themselves only.
+_STEPS_A_POOL = 50
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """Every step sees `step_size` samples, in `parts` batches; an epoch leaves out what does not fill a step.
 
-    A smaller last step would weigh its samples more, and a batch of one breaks BatchNorm.
+    A smaller last step would weigh its samples more, and a batch of one breaks BatchNorm. Where samples have
+    `lengths` [n], a step sees samples of nearly one length: phrases of SST-2 would be two thirds padding
+    otherwise.
     """
 
     samples: int
     step_size: int
     parts: int
     seed: int
+    lengths: Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def for_split(cls, samples: int, batch_size: int, *, accumulate: int = 1, seed: int = 0) -> "BatchPlan":
+    def for_split(
+        cls,
+        samples: int,
+        batch_size: int,
+        *,
+        accumulate: int = 1,
+        seed: int = 0,
+        lengths: Tensor | None = None,
+    ) -> "BatchPlan":
         """Plan epochs of at least one step: a split smaller than a step is one step."""
         step_size = min(batch_size * accumulate, samples)
-        return cls(samples, step_size, -(-step_size // batch_size), seed)
+        return cls(samples, step_size, -(-step_size // batch_size), seed, lengths)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -34,20 +49,33 @@ class BatchPlan:
         """Return the plan with twice as many batches of half the size: the same samples a step."""
         return replace(self, parts=min(2 * self.parts, self.step_size))
 
-    def batches(self, step: int) -> tuple[torch.Tensor, ...]:
+    def batches(self, step: int) -> tuple[Tensor, ...]:
         """Return the samples of a step (from 0), batch by batch: indices [b] int64."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.step_size
-        order = _shuffle(self.samples, self.seed, epoch)
+        order = self._order(epoch)
         return order[start : start + self.step_size].tensor_split(self.parts)
 
-    def first_epoch(self) -> tuple[torch.Tensor, ...]:
+    def first_epoch(self) -> tuple[Tensor, ...]:
         """Return every sample once: the batches of the first epoch, then the rest as one more."""
-        batches = [batch for step in range(self.steps_per_epoch) for batch in self.batches(step)]
-        rest = _shuffle(self.samples, self.seed, 0)[self.steps_per_epoch * self.step_size :]
+        order = self._order(0)
+        steps = order[: self.steps_per_epoch * self.step_size].reshape(-1, self.step_size)
+        batches = [batch for step in steps for batch in step.tensor_split(self.parts)]
+        rest = order[self.steps_per_epoch * self.step_size :]
         return (*batches, rest) if len(rest) else tuple(batches)
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the samples of an epoch, step after step, and those that it leaves out."""
+        order = _shuffle(self.samples, self.seed, epoch)
+        if self.lengths is None:
+            return order
+        full = self.steps_per_epoch * self.step_size
+        pools = torch.split(order[:full], _STEPS_A_POOL * self.step_size)
+        pooled = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        steps = torch.randperm(self.steps_per_epoch, generator=make_generator(self.seed, "steps", epoch))
+        return torch.cat([pooled.reshape(-1, self.step_size)[steps].flatten(), order[full:]])
 
 
 @lru_cache(maxsize=2)
-def _shuffle(samples: int, seed: int, epoch: int) -> torch.Tensor:
+def _shuffle(samples: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(samples, generator=make_generator(seed, "order", epoch))

@@ -69,7 +69,11 @@ class Training:
     def plan(self) -> BatchPlan:
         settings = self.settings
         plan = BatchPlan.for_split(
-            len(self.split), settings.batch_size, accumulate=settings.accumulate, seed=self.seed
+            len(self.split),
+            settings.batch_size,
+            accumulate=settings.accumulate,
+            seed=self.seed,
+            lengths=self.split.lengths,
         )
         return plan.halved() if self.is_halved else plan
 

@@ -95,13 +95,15 @@ def test_pairs_are_told_apart_by_their_token_types(tmp_path, bert):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_batches_are_the_split_in_its_order(tmp_path, bert, batch_size):
+def test_batches_are_the_split_by_length(tmp_path, bert, batch_size):
     split = read(tmp_path, bert, table(ROWS, "csv"))
     batches = list(split.batches(batch_size))
     assert max(len(batch.targets) for batch in batches) <= batch_size
-    assert torch.cat([batch.targets for batch in batches]).tolist() == [label for _, label in ROWS]
+    assert sorted(split.order.tolist()) == list(range(len(split)))
+    assert split.lengths[split.order].tolist() == sorted(split.lengths.tolist())
+    assert torch.equal(torch.cat([batch.targets for batch in batches]), split.labels[split.order])
     texts = [row[mask.bool()].tolist() for b in batches for row, mask in zip(*pair(b), strict=True)]
-    whole = everything(split)
+    whole = split.take(split.order)
     assert texts == [row[mask.bool()].tolist() for row, mask in zip(*pair(whole), strict=True)]
 
 
@@ -112,7 +114,7 @@ def pair(batch):
 def test_padding_changes_no_answer(tmp_path, bert):
     split = read(tmp_path, bert, table(ROWS, "csv"))
     with torch.no_grad():
-        together = bert.module(**everything(split).inputs).logits
+        together = bert.module(**split.take(split.order).inputs).logits
         alone = torch.cat([bert.module(**batch.inputs).logits for batch in split.batches(1)])
     assert torch.allclose(together, alone, atol=1e-5)
 
@@ -133,7 +135,7 @@ def gpt2_classifier(tmp_path_factory) -> Network:
 def test_a_decoder_that_classifies_looks_at_the_last_real_token(tmp_path, gpt2_classifier):
     split = read(tmp_path, gpt2_classifier, table(ROWS, "csv"))
     with torch.no_grad():
-        together = gpt2_classifier.module(**everything(split).inputs).logits
+        together = gpt2_classifier.module(**split.take(split.order).inputs).logits
         alone = torch.cat([gpt2_classifier.module(**b.inputs).logits for b in split.batches(1)])
     assert torch.allclose(together, alone, atol=1e-5)
 

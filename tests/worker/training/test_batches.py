@@ -1,5 +1,7 @@
 """Which samples a step sees."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ plans = st.builds(
     st.integers(1, 80),
     accumulate=st.integers(1, 4),
     seed=st.integers(0, 2**63 - 1),
+    lengths=st.none() | st.just(torch.arange(60) * 7 % 11),
 )
 
 
@@ -38,7 +41,7 @@ def test_every_step_is_full_and_its_batches_differ_by_one_sample_at_most(plan, s
 
 @given(plans, st.integers(0, 50))
 def test_a_step_is_known_without_those_before_it(plan, step):
-    again = BatchPlan(plan.samples, plan.step_size, plan.parts, plan.seed)
+    again = replace(plan)
     for earlier in range(step):
         plan.batches(earlier)
     assert all(torch.equal(*pair) for pair in zip(plan.batches(step), again.batches(step), strict=True))
@@ -54,6 +57,16 @@ def test_half_the_batch_size_sees_the_same_samples_in_smaller_batches(plan, step
 @given(plans)
 def test_the_first_epoch_and_its_rest_are_the_whole_split(plan):
     assert torch.cat(plan.first_epoch()).sort().values.tolist() == list(range(plan.samples))
+
+
+def test_a_step_sees_samples_of_nearly_one_length_and_not_the_short_ones_first():
+    lengths = torch.randint(1, 60, (4_000,), generator=torch.Generator().manual_seed(0))
+    plan = BatchPlan.for_split(4_000, 32, lengths=lengths)
+    steps = [lengths[plan.batches(step)[0]] for step in range(plan.steps_per_epoch)]
+    padded = sum(32 * int(step.max()) for step in steps)
+    assert padded < 1.1 * int(lengths.sum())
+    halves = [torch.cat(half).float().mean() for half in (steps[:62], steps[62:])]
+    assert abs(halves[0] - halves[1]) < 6
 
 
 def test_epochs_and_seeds_differ_in_their_order():
