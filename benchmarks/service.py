@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ def serving(data_dir: Path, **settings: object) -> Iterator[str]:
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    # A benchmark that is ended must not leave its service behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     complaints: list[str] = []
     assert process.stdout is not None
     assert process.stderr is not None
