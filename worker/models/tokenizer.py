@@ -85,6 +85,8 @@ def read_tokenizer(
     text = path.read_text("utf-8")
     try:
         tokenizer = Tokenizer.from_str(text)
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises nothing more specific
         raise InvalidModel(f"tokenizer.json cannot be read by the tokenizers library: {error}") from error
     config = json.loads(config_path.read_bytes()) if config_path else {}
@@ -121,5 +123,8 @@ def _cut(text: str) -> Iterator[str]:
 def _guarded(encode: Callable[[], Any]) -> Any:  # Any: the library has no types
     try:
         return encode()
+    except MemoryError:
+        # The machine's fault, not the tokenizer's.
+        raise
     except Exception as error:  # the library raises nothing more specific
         raise InvalidModel(f"tokenizer.json cannot encode the dataset's text: {error}") from error

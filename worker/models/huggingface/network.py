@@ -19,6 +19,7 @@ from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX
 from worker.models.inputs import TextInput
 from worker.models.registry import Network
 from worker.models.tokenizer import TextTokenizer
+from worker.numerics import is_out_of_memory
 
 Config = Mapping[str, JsonValue]
 # Written by older versions; the config's class turns them into its own fields.
@@ -143,6 +144,9 @@ def _guarded(
     try:
         return build()
     except Exception as error:
+        if is_out_of_memory(error):
+            # The machine's fault, not the config's.
+            raise
         reason = str(error).strip().partition("\n")[0][:300]
         raise InvalidModel(
             f"transformers cannot build a model from config.json: {type(error).__name__}: {reason}"
