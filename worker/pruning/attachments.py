@@ -14,36 +14,42 @@ Options = dict[str, Any]  # Any: the same
 
 
 class Attachments:
-    """Calls `before`, once there are gradients, and `after` around every step of the optimizers added."""
+    """The optimizers added and their hooks; it knows nothing of who added them, so that nobody is in a cycle.
 
-    def __init__(self, before: StepHook, after: StepHook) -> None:
-        self._before = before
-        self._after = after
+    A pruner that was in one would keep its model in memory until the next garbage collection.
+    """
+
+    def __init__(self) -> None:
         self._handles: dict[Optimizer, tuple[RemovableHandle, ...]] = {}
 
     def __iter__(self) -> Iterator[Optimizer]:
         return iter(tuple(self._handles))
 
-    def add(self, optimizer: Optimizer) -> None:
-        """Go along with an optimizer; once, however often it is added."""
+    def add(self, optimizer: Optimizer, before: StepHook, after: StepHook) -> None:
+        """Call `before`, once there are gradients, and `after` around every step of an optimizer.
+
+        Once, however often it is added.
+        """
         optimizer = _innermost(optimizer)
         if optimizer in self._handles:
             return
 
-        def before(stepping: Optimizer, args: Arguments, kwargs: Options) -> tuple[Arguments, Options] | None:
+        def before_step(
+            stepping: Optimizer, args: Arguments, kwargs: Options
+        ) -> tuple[Arguments, Options] | None:
             if not any(callable(value) for value in (*args, *kwargs.values())):
-                self._before(stepping)
+                before(stepping)
                 return None
             # A closure makes the gradients inside of the step, so what reads them has to come behind it.
-            wrap = partial(_followed_by, then=partial(self._before, stepping))
+            wrap = partial(_followed_by, then=partial(before, stepping))
             return tuple(map(wrap, args)), {name: wrap(value) for name, value in kwargs.items()}
 
-        def after(stepping: Optimizer, args: Arguments, kwargs: Options) -> None:
-            self._after(stepping)
+        def after_step(stepping: Optimizer, args: Arguments, kwargs: Options) -> None:
+            after(stepping)
 
         self._handles[optimizer] = (
-            optimizer.register_step_pre_hook(before),
-            optimizer.register_step_post_hook(after),
+            optimizer.register_step_pre_hook(before_step),
+            optimizer.register_step_post_hook(after_step),
         )
 
     def remove(self, optimizer: Optimizer) -> None:

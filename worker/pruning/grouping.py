@@ -17,7 +17,10 @@ def reduce_scores(pattern: Pattern, unit: Unit, scores: Mapping[str, Tensor]) ->
 
 
 def kept_groups(pattern: Pattern, unit: Unit, masks: Mapping[str, Tensor]) -> Tensor:
-    """Say which groups still have a weight, bool [groups]."""
+    """Say which groups still have a weight, bool [groups]; it may share the masks' memory."""
+    if unit.group_size == 1:
+        (layer,) = unit.layers
+        return pattern.lay_out(unit, layer, masks[layer.name]).reshape(-1)
     kept = torch.zeros(unit.groups, dtype=torch.bool, device=unit.layers[0].weight.device)
     for layer in unit.layers:
         kept |= pattern.lay_out(unit, layer, masks[layer.name]).any(dim=1)

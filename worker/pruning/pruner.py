@@ -62,7 +62,7 @@ class Pruner:
         self._learner = (
             ScoreLearner(criterion, layers, self._parameters) if isinstance(criterion, LearnsScores) else None
         )
-        self._attachments = Attachments(self._before_step, self._holder.hold)
+        self._attachments = Attachments()
         self._rounds = self._plan_rounds()
         self._progress = Progress()
 
@@ -103,7 +103,7 @@ class Pruner:
         With `steps`, the first call prunes what is due before the first step; so attach a resumed run's
         optimizer after `load_state_dict`.
         """
-        self._attachments.add(optimizer)
+        self._attachments.add(optimizer, before=self._before_step, after=self._holder.hold)
         if self.steps is None:
             return
         cycles = self.cycles
@@ -252,7 +252,7 @@ class Pruner:
 
     @torch.no_grad()
     def _prune(self, planned: Round, *, may_revive: bool = False) -> None:
-        before, masks = self.masks, self._holder.masks
+        masks = self._holder.masks
         if self._learner is None:
             kept = {} if may_revive else masks
             self._holder.masks = self._decider.decide(planned.fraction, kept, seed=self.seed)
@@ -261,11 +261,11 @@ class Pruner:
                 self._learner, planned.fraction, masks, seed=self.seed
             )
         self._apply()
-        self._progress.add(compare(planned, before, self.masks))
+        self._record(planned, masks)
 
     @torch.no_grad()
     def _regrow(self, planned: Round) -> None:
-        plan, before = self._plan, self.masks
+        plan, masks = self._plan, self._holder.masks
         if not isinstance(plan.schedule, Regrows):
             raise NoRegrowth(f"the schedule {self.recipe.schedule.name} does not regrow: set and rigl do")
         growth = (
@@ -273,9 +273,12 @@ class Pruner:
             if plan.schedule.grows_by == "gradient"
             else by_chance(self.seed, planned.number)
         )
-        self._holder.masks = regrow(plan, before, growth, share=plan.schedule.share(planned.progress))
+        self._holder.masks = regrow(plan, self.masks, growth, share=plan.schedule.share(planned.progress))
         self._apply()
-        self._progress.add(compare(planned, before, self.masks))
+        self._record(planned, masks)
+
+    def _record(self, planned: Round, before: Mapping[str, Tensor]) -> None:
+        self._progress.add(compare(planned, self._plan.pruned_layers, before, self._holder.masks))
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self._learner is not None:

@@ -1,7 +1,9 @@
 """What a training loop holds: updates, steps, state."""
 
 import copy
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -185,3 +187,21 @@ def test_pruning_in_inference_mode_and_in_training_mode_is_the_same() -> None:
     with torch.inference_mode():
         first = prune(other, RECIPE)
     assert prune(one, RECIPE) == first
+
+
+def test_a_model_is_freed_with_its_last_name_and_not_by_the_garbage_collector() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        pruner = Pruner(model, RECIPE)
+        pruner.attach(optimizer)
+        pruner.update(1.0)
+        pruner.finish()
+        prune(model, RECIPE)
+        is_there = weakref.ref(model)
+        del model, pruner, optimizer
+        assert is_there() is None
+    finally:
+        gc.enable()
