@@ -1,6 +1,7 @@
 """`make bench-resnets`: ResNet-20 and ResNet-56 on CIFAR-10 at 70 and 90 %, with dense controls.
 
 The control is the dense network, trained on exactly as long as the pruned one with the same settings.
+Training is in bfloat16, which halves a step on a CPU that has its products; evaluation is in float32.
 """
 
 import argparse
@@ -67,6 +68,7 @@ def _spec(name: str, sparsity: float) -> dict[str, Any]:  # Any: JSON
             "learning_rate": 0.02,
             "weight_decay": 1e-4,
             "augment": True,
+            "precision": "bfloat16",
             "distillation": {"alpha": 0.9, "temperature": 4.0},
         },
         "evaluation": {"latency": None},

@@ -131,8 +131,9 @@ def _submit(
     ids: dict[str, str] = {}
     for row in rows:
         for seed in row.seeds:
-            spec = row.spec | {"name": f"{row.label}, seed {seed}", "seed": seed}
+            spec = row.spec | {"seed": seed}
             model = row.model.format(seed=seed)
+            # What a row is called does not decide what comes out.
             digest = _digest(spec, models[model], datasets[row.dataset])
             if digest in known:
                 ids[_label(row, seed)] = known[digest]["id"]
@@ -142,6 +143,7 @@ def _submit(
             if f"dataset {row.dataset}" not in uploaded:
                 uploaded[f"dataset {row.dataset}"] = upload_dataset(client, datasets[row.dataset])
             spec |= {
+                "name": f"{row.label}, seed {seed}",
                 "model_id": uploaded[f"model {model}"],
                 "dataset_id": uploaded[f"dataset {row.dataset}"],
                 "labels": {"spec": digest},
