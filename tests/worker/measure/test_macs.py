@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.worker.models.tiny import make_tiny
 from worker.measure.macs import count_effective_macs, count_macs
 from worker.models.registry import architectures, build
 
@@ -71,7 +72,7 @@ def test_products_outside_of_layers_are_counted_too():
 
 @pytest.mark.parametrize("name", architectures())
 def test_every_architecture_has_as_many_as_torchs_own_counter_says(name):
-    network = build({"name": name})
+    network = build(make_tiny(name, image_size=32))
     macs, _ = count(network.module, *network.inputs.shape)
     # Attention as plain products: for the kernel of a CPU torch's counter has no formula.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
