@@ -31,6 +31,26 @@ class ResNet8x8Params(ResNetParams):
     width: int = Field(default=16, ge=4, le=256, multiple_of=4)
 
 
+class Shortcut(nn.Module):
+    """Every `stride`-th pixel, channels of zeros around: [n, c_in, h, w] → [n, c_out, h/stride, w/stride].
+
+    The counts of zeros are attributes, since channels of either side of a block can be removed.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.channels_before = (c_out - c_in) // 2
+        self.channels_after = c_out - c_in - self.channels_before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        if self.channels_before or self.channels_after:
+            x = functional.pad(x, (0, 0, 0, 0, self.channels_before, self.channels_after))
+        return x
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: [n, c_in, h, w] → [n, c_out, h/stride, w/stride]."""
 
@@ -40,20 +60,12 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(c_out)
-        self._stride = stride
-        self._new_channels = c_out - c_in
+        self.shortcut = Shortcut(c_in, c_out, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))  # [n, c_out, h/stride, w/stride]
         out = self.bn2(self.conv2(out))
-        return functional.relu(out + self._shortcut(x))
-
-    def _shortcut(self, x: torch.Tensor) -> torch.Tensor:
-        if self._stride == 1 and self._new_channels == 0:
-            return x
-        before = self._new_channels // 2
-        x = x[:, :, :: self._stride, :: self._stride]
-        return functional.pad(x, (0, 0, 0, 0, before, self._new_channels - before))
+        return functional.relu(out + self.shortcut(x))
 
 
 class ResNet(nn.Module):

@@ -40,20 +40,22 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.num_heads = heads
+        # Heads can be removed, their size stays.
+        self.head_size = width // heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n, patches, width = x.shape
-        shape = (n, patches, self.num_heads, width // self.num_heads)
+        n, patches, _ = x.shape
+        shape = (n, patches, -1, self.head_size)
         query, key, value = (
-            projection(x).view(shape).transpose(1, 2)  # [n, heads, patches, width / heads]
+            projection(x).view(shape).transpose(1, 2)  # [n, heads, patches, head size]
             for projection in (self.query, self.key, self.value)
         )
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.out(mixed.transpose(1, 2).reshape(n, patches, width))  # type: ignore[no-any-return]
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

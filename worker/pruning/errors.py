@@ -75,3 +75,7 @@ class NoCycle(PruningError):
 
 class NoRegrowth(PruningError):
     """The schedule does not move kept weights about."""
+
+
+class Untraceable(PruningError):
+    """What the model computes depends on the values that it is given, so one pass does not show all of it."""

@@ -69,5 +69,6 @@ def _count_changes(layer: Layer, before: Tensor | None, after: Tensor | None) ->
 
 def _count_only(one: Tensor, other: Tensor) -> int:
     """Count what is True in one and not in the other, a piece at a time."""
-    pieces = zip(one.reshape(-1).split(_PIECE), other.reshape(-1).split(_PIECE), strict=True)
-    return sum(count_true(ours & ~theirs) for ours, theirs in pieces)
+    flat, others = one.reshape(-1), other.reshape(-1)
+    pieces = (slice(start, start + _PIECE) for start in range(0, len(flat), _PIECE))
+    return sum(count_true(flat[piece] & ~others[piece]) for piece in pieces)

@@ -1,0 +1,83 @@
+"""Check that a removal computes what masking computes, before it counts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from worker.pruning.removal.groups import Group
+from worker.pruning.removal.surgery import Removal, masked, plan_removal, removed
+
+Run = Callable[[nn.Module], object]
+TOLERANCE = 1e-5
+
+
+def compare(model: nn.Module, removal: Removal, run: Run) -> float:
+    """Return the largest difference between the masked and the removed model's outputs.
+
+    It is relative to the largest output, or to 1 where all are smaller. `run` runs the model on one input.
+    Raises what the removed model raises when it cannot compute.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            with masked(model, removal):
+                expected = _outputs(run(model))
+            with removed(model, removal):
+                found = _outputs(run(model))
+    finally:
+        model.train(was_training)
+    if not expected:
+        raise RuntimeError("the model puts out no floating-point tensor to compare")
+    shapes = [[tuple(one.shape) for one in outputs] for outputs in (expected, found)]
+    if shapes[0] != shapes[1]:
+        raise RuntimeError(f"the outputs had the shapes {shapes[0]}, now they have {shapes[1]}")
+    return max((_difference(one, other) for one, other in zip(expected, found, strict=True)))
+
+
+def prove(model: nn.Module, groups: Sequence[Group], run: Run) -> tuple[Group, ...]:
+    """Cut one unit out of each group and run: refuse those where that fails or computes something else."""
+    return tuple(_prove(model, groups, run))
+
+
+def _prove(model: nn.Module, groups: Sequence[Group], run: Run) -> Iterator[Group]:
+    for group in groups:
+        if not group.is_removable:
+            yield group
+            continue
+        if group.units == 1:
+            yield replace(group, why_not="is the only one of its kind there")
+            continue
+        kept = torch.ones(group.units, dtype=torch.bool)
+        kept[-1] = False
+        try:
+            difference = compare(model, plan_removal(model, [group], {group.name: kept}), run)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            reason = str(error).strip().partition("\n")[0][:200]
+            yield replace(group, why_not=f"is a constant of the model's code: without one unit, {reason}")
+            continue
+        is_equal = difference <= TOLERANCE
+        yield (
+            group
+            if is_equal
+            else replace(
+                group,
+                why_not=f"does not stand alone: without one unit outputs differ by {difference:.1e}",
+            )
+        )
+
+
+def _outputs(outputs: object) -> list[Tensor]:
+    return [
+        leaf.detach().float().clone()
+        for leaf in tree_leaves(outputs)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    return float((expected - found).abs().max()) / scale if expected.numel() else 0.0

@@ -1,0 +1,59 @@
+"""Rules for operations that compute element by element, and for new tensors of constants."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from worker.pruning.removal.labels import FIXED
+from worker.pruning.removal.rules.operands import Operand, merge, operand_of
+from worker.pruning.removal.rules.registry import rule
+from worker.pruning.removal.tracer import Args, Kwargs, Tracer
+
+_ELEMENTWISE = (
+    *("relu", "relu_", "gelu", "silu", "silu_", "mish", "elu", "leaky_relu", "tanh", "sigmoid", "softplus"),
+    *("hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid", "clamp", "clamp_min", "clamp_max"),
+    *("exp", "log", "sqrt", "rsqrt", "abs", "neg", "pow", "sin", "cos", "erf", "reciprocal", "logical_not"),
+    *("bernoulli", "relu6", "sign", "round", "floor", "square", "sgn", "nan_to_num", "isnan", "isinf"),
+    *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "rsub", "maximum", "minimum", "where"),
+    *("masked_fill", "masked_fill_", "eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or"),
+    *("logical_and", "logical_or", "addcmul", "addcdiv", "lerp", "prelu", "_prelu_kernel", "remainder"),
+)
+# They make one number over and over, so that any of it can be cut off.
+_UNIFORM = (
+    *("zeros", "ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like"),
+    *("empty_like", "new_zeros", "new_ones", "new_full", "new_empty"),
+)
+# They make tensors or numbers that nothing of the operands' labels is in.
+_CONSTANTS = (
+    *("arange", "_local_scalar_dense", "any", "all", "tril", "triu", "argmax", "_assert_async"),
+    *("_assert_scalar", "sym_size", "linspace", "eye"),
+)
+
+
+@rule(*_UNIFORM)
+def make_uniform(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+    tracer.set_ids(result, np.full((1,) * result.ndim, FIXED))
+
+
+@rule(*_CONSTANTS)
+def make_constant(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> None:  # Any: of ATen
+    """Leave the result without labels."""
+
+
+@rule(*_ELEMENTWISE)
+def elementwise(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+    merged: Operand | None = None
+    for tensor in args:
+        if isinstance(tensor, Tensor):
+            operand = operand_of(tracer, tensor, result.ndim)
+            merged = operand if merged is None else merge(tracer, merged, operand)
+    if merged is not None:
+        tracer.set_ids(result, merged.ids)
+
+
+@rule("gather", "index_copy", "scatter", "topk", "sort")
+def pick(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> None:  # Any: a tensor or a tuple
+    for tensor in args:
+        if isinstance(tensor, Tensor):
+            tracer.keep_tensor(tensor, f"is picked by values in {tracer.place}")

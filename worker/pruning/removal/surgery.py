@@ -1,0 +1,147 @@
+"""Cut units out of a model's tensors, in place: parameters stay the same objects, so ties hold."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worker.pruning.errors import MaskMismatch
+from worker.pruning.removal.attributes import read_attributes, refresh_attributes, write_attributes
+from worker.pruning.removal.groups import Group
+from worker.pruning.removal.tracer import Axis, Knob
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What stays: positions along axes, int64 [kept], in their old order, and counts of padded channels."""
+
+    kept: Mapping[Axis, Tensor]
+    counts: Mapping[Knob, int]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the tensors that get smaller, sorted."""
+        return tuple(sorted({where.tensor for where in self.kept}))
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what stays of a tensor of the shape that the named one had."""
+        for where, positions in self.kept.items():
+            if where.tensor == name:
+                tensor = tensor.index_select(where.axis, positions.to(tensor.device))
+        return tensor
+
+
+def plan_removal(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Tensor]) -> Removal:
+    """Return the removal that leaves the kept units, bool [units] by group name; groups not named stay whole.
+
+    Raises MaskMismatch where a group is unknown, cannot be cut, has another number of units or loses all.
+    """
+    by_name = {group.name: group for group in groups}
+    gone: dict[Axis | Knob, list[Tensor]] = {}
+    for name, units in kept.items():
+        group = _check(by_name, name, units)
+        for cut in group.cuts:
+            gone.setdefault(cut.where, []).append(cut.index[~units.cpu()].reshape(-1))
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    positions: dict[Axis, Tensor] = {}
+    counts: dict[Knob, int] = {}
+    for where, removed in gone.items():
+        count = sum(map(len, removed))
+        if count == 0:
+            continue
+        if isinstance(where, Knob):
+            counts[where] = getattr(model.get_submodule(where.module), where.attribute) - count
+            continue
+        is_kept = torch.ones(tensors[where.tensor].shape[where.axis], dtype=torch.bool)
+        is_kept[torch.cat(removed)] = False
+        positions[where] = is_kept.nonzero().reshape(-1)
+    return Removal(positions, counts)
+
+
+@torch.no_grad()
+def remove(model: nn.Module, removal: Removal) -> None:
+    """Cut the model's tensors, and set the attributes of its modules that say how large they are.
+
+    Gradients are dropped. Optimizers go on with the same parameters; `cut_state` makes their memory fit.
+    """
+    attributes = read_attributes(model)
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    for name in removal.tensors:
+        tensors[name].data = removal.cut(name, tensors[name].data).contiguous()
+        tensors[name].grad = None
+    _set_counts(model, removal.counts)
+    refresh_attributes(model, attributes)
+
+
+def cut_state(optimizer: torch.optim.Optimizer, model: nn.Module, removal: Removal) -> None:
+    """Cut what an optimizer remembers of each parameter, where it is of the parameter's old shape."""
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if name in removal.tensors and isinstance(value, Tensor) and value.ndim == parameter.ndim > 0:
+                optimizer.state[parameter][key] = removal.cut(name, value)
+
+
+@contextmanager
+@torch.no_grad()
+def removed(model: nn.Module, removal: Removal) -> Iterator[None]:
+    """Cut a model for a while; afterwards it is as it was."""
+    attributes = read_attributes(model)
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    whole = {name: (tensors[name].data, tensors[name].grad) for name in removal.tensors}
+    counts = {knob: getattr(model.get_submodule(knob.module), knob.attribute) for knob in removal.counts}
+    try:
+        remove(model, removal)
+        yield
+    finally:
+        for name, (data, grad) in whole.items():
+            tensors[name].data = data
+            tensors[name].grad = grad
+        _set_counts(model, counts)
+        write_attributes(model, attributes)
+
+
+@contextmanager
+@torch.no_grad()
+def masked(model: nn.Module, removal: Removal) -> Iterator[None]:
+    """Zero, for a while, the parameters that a removal would cut: the model that it has to agree with.
+
+    Scales and shifts of norms are zeroed too, so that no constant comes out of a channel that is gone.
+    """
+    parameters = dict(model.named_parameters())
+    whole = {name: parameters[name].data for name in removal.tensors if name in parameters}
+    try:
+        for name, data in whole.items():
+            zeroed = data.clone()
+            for where, positions in removal.kept.items():
+                if where.tensor == name:
+                    is_gone = torch.ones(data.shape[where.axis], dtype=torch.bool, device=data.device)
+                    is_gone[positions] = False
+                    zeroed.index_fill_(where.axis, is_gone.nonzero().reshape(-1), 0.0)
+            parameters[name].data = zeroed
+        yield
+    finally:
+        for name, data in whole.items():
+            parameters[name].data = data
+
+
+def _set_counts(model: nn.Module, counts: Mapping[Knob, int]) -> None:
+    for knob, count in counts.items():
+        setattr(model.get_submodule(knob.module), knob.attribute, count)
+
+
+def _check(groups: Mapping[str, Group], name: str, units: Tensor) -> Group:
+    group = groups.get(name)
+    if group is None:
+        raise MaskMismatch(f"there is no group {name!r}")
+    if units.dtype != torch.bool or tuple(units.shape) != (group.units,):
+        raise MaskMismatch(
+            f"{name} has {group.units} units: expected bool [{group.units}], "
+            f"found {units.dtype} {list(units.shape)}"
+        )
+    if not group.is_removable and not bool(units.all()):
+        raise MaskMismatch(f"nothing of {name} can be removed: it {group.why_not}")
+    if not bool(units.any()):
+        raise MaskMismatch(f"one unit of {name} has to stay at least")
+    return group
