@@ -1,0 +1,195 @@
+"""What must be cut together, what must stay and why, on networks made for one trap each."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.worker.pruning.removal.drawing import difference, draw_weights, find_and_prove, halve
+from worker.pruning.errors import Untraceable
+from worker.pruning.removal.groups import Group, find_groups
+
+
+class Functional(nn.Module):
+    """Layers by name, and a forward pass over them."""
+
+    def __init__(self, forward: Callable[[nn.ModuleDict, Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(self.layers, x)
+
+
+def conv(c_in: int, c_out: int, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, 3, padding=1, groups=groups)
+
+
+def images(channels: int = 3) -> Tensor:
+    return torch.randn(2, channels, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+def by_name(groups: tuple[Group, ...]) -> dict[str, Group]:
+    return {group.name.removeprefix("layers.").removesuffix(".weight"): group for group in groups}
+
+
+def study(model: nn.Module, x: Tensor) -> dict[str, Group]:
+    """Prove the groups of a model, and that half of everything can go at once."""
+    draw_weights(model)
+    groups = find_and_prove(model, x)
+    assert difference(model, halve(model, groups), x) <= 1e-5
+    return by_name(groups)
+
+
+def members(group: Group) -> set[tuple[str, int]]:
+    return {
+        (cut.where.tensor.removeprefix("layers."), cut.where.axis)  # type: ignore[union-attr]  # no knobs here
+        for cut in group.cuts
+    }
+
+
+def test_a_residual_sum_ties_the_channels_of_both_branches() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        x = layers["a"](x)
+        return layers["c"](x + layers["b"](functional.relu(x)))
+
+    found = study(Functional(forward, a=conv(3, 8), b=conv(8, 8), c=conv(8, 4)), images())
+    assert members(found["a"]) == {
+        *(("a.weight", 0), ("a.bias", 0), ("b.weight", 0), ("b.weight", 1), ("b.bias", 0), ("c.weight", 1))
+    }
+
+
+def test_a_concatenation_shifts_the_channels_of_its_second_part() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["c"](torch.cat([layers["a"](x), layers["b"](x)], dim=1))
+
+    found = study(Functional(forward, a=conv(3, 4), b=conv(3, 6), c=conv(10, 2)), images())
+    (read,) = [cut for cut in found["b"].cuts if cut.where.tensor.endswith("c.weight")]  # type: ignore[union-attr]
+    assert read.index.reshape(-1).tolist() == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_flattened_channel_takes_all_of_its_pixels_along() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["b"](layers["a"](x).flatten(1))
+
+    found = study(Functional(forward, a=conv(3, 4), b=nn.Linear(4 * 36, 2)), images())
+    (read,) = [cut for cut in found["a"].cuts if cut.where.tensor.endswith("b.weight")]  # type: ignore[union-attr]
+    assert read.index[1].tolist() == list(range(36, 72))
+
+
+def test_groups_of_a_convolution_stay_of_one_size() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["c"](layers["b"](layers["a"](x)))
+
+    found = study(Functional(forward, a=conv(3, 8), b=conv(8, 12, groups=2), c=conv(12, 2)), images())
+    assert found["a"].units == 4
+    assert found["b"].units == 6
+
+
+def test_a_shuffle_of_channels_is_followed() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        x = layers["a"](x)
+        n, _, h, w = x.shape
+        x = x.view(n, 2, -1, h, w).transpose(1, 2).flatten(1, 2)
+        return layers["b"](x)
+
+    model = Functional(forward, a=conv(3, 8), b=conv(8, 2))
+    draw_weights(model)
+    group = by_name(find_groups(model, images()))["a"]
+    (read,) = [cut for cut in group.cuts if cut.where.tensor.endswith("b.weight")]  # type: ignore[union-attr]
+    assert read.index.reshape(-1).tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_an_excitation_is_tied_to_the_channels_that_it_scales() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        x = layers["a"](x)
+        squeezed = functional.relu(layers["down"](x.mean((2, 3), keepdim=True)))
+        return layers["b"](x * layers["up"](squeezed).sigmoid())
+
+    model = Functional(forward, a=conv(3, 8), down=nn.Conv2d(8, 2, 1), up=nn.Conv2d(2, 8, 1), b=conv(8, 2))
+    found = study(model, images())
+    assert ("up.weight", 0) in members(found["a"])
+    assert found["down"].units == 2
+
+
+def test_what_a_norm_averages_over_stays() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["b"](layers["norm"](layers["a"](x)))
+
+    model = Functional(forward, a=nn.Linear(5, 8), norm=nn.LayerNorm(8), b=nn.Linear(8, 2))
+    assert study(model, torch.randn(2, 5))["a"].why_not == "is normalised over in layers.norm"
+
+
+def test_an_operation_without_a_rule_keeps_what_goes_through_it() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        x = functional.relu(layers["a"](x))
+        return layers["c"](torch.special.bessel_j0(layers["b"](x)))
+
+    model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 2))
+    found = study(model, torch.randn(2, 5))
+    assert found["a"].is_removable
+    assert "special_bessel_j0 in the model, which is not understood" in str(found["b"].why_not)
+
+
+def test_a_width_that_is_written_into_the_code_is_found_by_trying() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["b"](layers["a"](x).reshape(-1, 8))
+
+    found = study(Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2)), torch.randn(2, 5))
+    assert "is a constant of the model's code" in str(found["a"].why_not)
+
+
+def test_the_only_head_is_not_removed() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["b"](layers["a"](x))
+
+    found = study(Functional(forward, a=nn.Linear(5, 1), b=nn.Linear(1, 2)), torch.randn(2, 5))
+    assert found["a"].why_not == "is the only one of its kind there"
+
+
+def test_a_multihead_attention_of_torch_is_refused_with_the_reason() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.attention(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    model = Block()
+    draw_weights(model)
+    groups = find_and_prove(model, torch.randn(2, 3, 8))
+    assert all(not group.is_removable for group in groups)
+
+
+@pytest.mark.parametrize(
+    "decide", [lambda x: bool(x.sum() > 0), lambda x: x.max().item() > 0, lambda x: len(x.nonzero()) > 3]
+)
+@pytest.mark.parametrize("is_computed", [True, False])
+def test_control_flow_on_values_is_refused_with_its_place(
+    decide: Callable[[Tensor], bool], is_computed: bool
+) -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        hidden = layers["a"](x)
+        return layers["b" if decide(hidden if is_computed else x) else "c"](hidden)
+
+    model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
+    with pytest.raises(Untraceable, match=r"depends on the values that it computed: test_graph.py, line \d+"):
+        find_groups(model, torch.randn(2, 5))
+
+
+def test_a_layer_that_the_pass_does_not_reach_is_in_no_group() -> None:
+    model = Functional(lambda layers, x: layers["a"](x), a=nn.Linear(5, 2), unused=nn.Linear(5, 2))
+    assert all("unused" not in group.name for group in find_groups(model, torch.randn(2, 5)))
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = Functional(lambda layers, x: layers["a"](x), a=nn.Linear(5, 2)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    find_groups(model, torch.randn(2, 5))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
