@@ -75,6 +75,14 @@ def remove(model: nn.Module, removal: Removal) -> None:
     refresh_attributes(model, attributes)
 
 
+def compose(first: Removal, then: Removal) -> Removal:
+    """Return the removal that does what one does after the other, in terms of what was there at first."""
+    kept = dict(first.kept)
+    for where, positions in then.kept.items():
+        kept[where] = kept[where][positions] if where in kept else positions
+    return Removal(kept, {**first.counts, **then.counts})
+
+
 def cut_state(optimizer: torch.optim.Optimizer, model: nn.Module, removal: Removal) -> None:
     """Cut what an optimizer remembers of each parameter, where it is of the parameter's old shape."""
     for name, parameter in model.named_parameters():
