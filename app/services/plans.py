@@ -41,6 +41,8 @@ def _count_weights(spec: JobSpec, rows: list[Row]) -> JsonObject:
     """Count exactly what is kept, when the target is a sparsity and every weight is chosen by itself."""
     chosen = [layer["parameters"] for layer, wish in rows if layer["prunable"] and not wish.is_excluded]
     prunable = sum(chosen)
+    if spec.structure is not None and spec.recipe.target.value > 0.0:
+        return {"prunable": prunable, "kept": None, "why": "depends on the units that are cut out before"}
     if spec.recipe.target.metric != "sparsity":
         return {"prunable": prunable, "kept": None, "why": f"the target is on {spec.recipe.target.metric}"}
     if spec.recipe.pattern.name != "unstructured":
@@ -75,25 +77,35 @@ def _layer_sparsity(
     return None, f"{spec.recipe.allocation.name} decides it from the weights when the job runs"
 
 
-def _removes_weights(spec: JobSpec) -> bool:
-    return spec.recipe.pattern.name != "unstructured"
+def _is_open(spec: JobSpec) -> bool:
+    """Tell whether sizes follow only when the job runs."""
+    return spec.structure is not None or spec.recipe.pattern.name != "unstructured"
+
+
+def _say_open(spec: JobSpec, metric: str, before: int) -> JsonObject:
+    if spec.structure is not None and spec.structure.target.metric == metric:
+        limit = spec.structure.target.value
+        return {"before": before, "after": None, "why": f"at most {limit:g}, as the structure's target says"}
+    if spec.structure is not None:
+        return {"before": before, "after": None, "why": "depends on the units that are cut out"}
+    return {"before": before, "after": None, "why": "depends on the groups that are pruned"}
 
 
 def _plan_parameters(spec: JobSpec, parameters: int) -> JsonObject:
-    if _removes_weights(spec):
-        return {"before": parameters, "after": None, "why": "depends on the groups that are pruned"}
+    if _is_open(spec):
+        return _say_open(spec, "parameters", parameters)
     return {"before": parameters, "after": parameters, "why": "pruned weights become zeros; none is removed"}
 
 
 def _plan_macs(spec: JobSpec, macs: int) -> JsonObject:
-    if _removes_weights(spec):
-        return {"before": macs, "after": None, "why": "depends on the groups that are pruned"}
+    if _is_open(spec):
+        return _say_open(spec, "macs", macs)
     return {"before": macs, "after": macs, "why": "dense kernels multiply by zeros too"}
 
 
 def _plan_bytes(spec: JobSpec, size_bytes: int) -> JsonObject:
-    if _removes_weights(spec):
-        return {"before": size_bytes, "after": None, "why": "depends on the groups that are pruned"}
+    if _is_open(spec):
+        return _say_open(spec, "size_bytes", size_bytes)
     why = "safetensors stores zeros as it stores other numbers; compression makes use of them"
     return {"before": size_bytes, "after": size_bytes, "why": why}
 
