@@ -265,7 +265,11 @@ Labels = dict[
 Output = Literal["safetensors", "huggingface", "masks"]
 
 
-_ZEROES_NOTHING = Recipe(target=Target(metric="sparsity", value=0.0))
+class _NoRecipe(Recipe):
+    """Stands for a recipe that was not given: pydantic copies defaults, so only the class tells."""
+
+
+_ZEROES_NOTHING = _NoRecipe(target=Target(metric="sparsity", value=0.0))
 
 
 class JobSpec(Strict):
@@ -291,9 +295,11 @@ class JobSpec(Strict):
     @field_validator("recipe", mode="after")
     @classmethod
     def _is_given_without_structure(cls, value: Recipe, info: ValidationInfo) -> Recipe:
-        if value is _ZEROES_NOTHING and info.data.get("structure") is None:
+        if not isinstance(value, _NoRecipe):
+            return value
+        if info.data.get("structure") is None:
             raise PydanticCustomError("missing", "Field required")
-        return value
+        return Recipe(target=value.target)
 
 
 STAGES = tuple(Stage)

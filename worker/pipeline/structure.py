@@ -1,10 +1,10 @@
 """Cut the dense model of a job down to its structure's target, and say what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from app.core.errors import DatasetMismatch
 from app.core.report import HistoryRow, StructureGroup, StructureProbe, StructureReport
@@ -13,12 +13,13 @@ from worker.measure.latency import measure_p50_ms
 from worker.measure.macs import count_macs
 from worker.measure.metrics import METRICS, measure
 from worker.measure.records import record_split
-from worker.models.inputs import ImageInput, Inputs
+from worker.models.inputs import Inputs
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import REMOVAL_NAME, Job
 from worker.pipeline.predictions import take_answers
 from worker.pipeline.pruning import draw_calibration_batches, make_loss
+from worker.pipeline.tracing import draw_inputs
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
@@ -77,19 +78,7 @@ def _draw_batches(job: Job, network: Network) -> Sequence[tuple[Inputs, Any]]:  
     batches = draw_calibration_batches(job, network)
     if batches:
         return batches
-    return [(_draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))]
-
-
-def _draw_inputs(network: Network, device: torch.device) -> Inputs:
-    """Draw two samples to trace a network with, where there is no data: blank ones would hide faults."""
-    generator = torch.Generator().manual_seed(0)
-    blank = network.inputs.blank(2, device)
-    if isinstance(network.inputs, ImageInput):
-        assert isinstance(blank, Tensor)
-        return torch.randn(blank.shape, generator=generator).to(device)
-    assert isinstance(blank, Mapping)
-    tokens = torch.randint(0, network.inputs.vocabulary, blank["input_ids"].shape, generator=generator)
-    return {**blank, "input_ids": tokens.to(device)}
+    return [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))]
 
 
 def _list_measures(job: Job, structure: Structure, network: Network) -> dict[str, Measure]:
