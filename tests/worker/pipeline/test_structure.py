@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.core.errors import ArchitectureMismatch
+from app.core.errors import ArchitectureMismatch, InvalidSpec
 from app.core.spec import JobSpec
 from tests.support.huggingface import csv_bytes, make_bert_folder, sentences
 from tests.worker.pipeline.conftest import run_job
@@ -162,6 +162,12 @@ def test_the_controls_of_a_ticket_are_cut_too(uploads, tmp_path):
         ),
     )
     assert [control.name for control in run.report.controls] == ["random_mask", "random_reinit"]
+
+
+def test_hidden_states_of_other_widths_are_refused_with_what_to_do(uploads, tmp_path):
+    finetune = {"max_steps": 2, "distillation": {"hidden_states": 1.0}}
+    with pytest.raises(InvalidSpec, match="leave hidden_states out"):
+        run_job(tmp_path / "work", make_spec(uploads, structure=STRUCTURE, finetune=finetune))
 
 
 def test_movement_learns_on_the_cut_model(uploads, tmp_path):
