@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt \
+.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-removal \
 	bench-select bench-criteria format clean
 
 help: ## Print this list
@@ -57,6 +57,9 @@ bench-lottery: $(STAMP) ## Winning tickets against their controls (SECATEUR_FASH
 
 bench-dynamic: $(STAMP) ## RigL and SET against a static random mask (an hour and a half)
 	$(BIN)/python -m benchmarks.dynamic
+
+bench-removal: $(BENCH_STAMP) ## Half of every group cut out of 18 networks: the same outputs as masked
+	$(BIN)/python -m benchmarks.removal
 
 bench-gpt: $(BENCH_STAMP) ## A small GPT-2 at 50 %: perplexity by wanda, sparsegpt, magnitude (ten minutes)
 	$(BIN)/python -m benchmarks.gpt

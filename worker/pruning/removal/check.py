@@ -1,6 +1,7 @@
 """Check that a removal computes what masking computes, before it counts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -12,38 +13,52 @@ from worker.pruning.removal.surgery import Removal, masked, plan_removal, remove
 
 Run = Callable[[nn.Module], object]
 TOLERANCE = 1e-5
+_TINY = 1e-30
 
 
 def compare(model: nn.Module, removal: Removal, run: Run) -> float:
     """Return the largest difference between the masked and the removed model's outputs.
 
-    It is relative to the largest output, or to 1 where all are smaller. `run` runs the model on one input.
+    It is relative to the largest output, of the model as it is or masked. `run` runs the model on one input.
     Raises what the removed model raises when it cannot compute.
     """
+    with evaluating(model):
+        return _compare(model, removal, run, _outputs(run(model)))
+
+
+def prove(model: nn.Module, groups: Sequence[Group], run: Run) -> tuple[Group, ...]:
+    """Cut one unit out of each group and run: refuse those where that fails or computes something else."""
+    with evaluating(model):
+        return tuple(_prove(model, groups, run))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while, without gradients."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            with masked(model, removal):
-                expected = _outputs(run(model))
-            with removed(model, removal):
-                found = _outputs(run(model))
+            yield
     finally:
         model.train(was_training)
+
+
+def _compare(model: nn.Module, removal: Removal, run: Run, dense: Sequence[Tensor]) -> float:
+    with masked(model, removal):
+        expected = _outputs(run(model))
+    with removed(model, removal):
+        found = _outputs(run(model))
     if not expected:
         raise RuntimeError("the model puts out no floating-point tensor to compare")
     shapes = [[tuple(one.shape) for one in outputs] for outputs in (expected, found)]
     if shapes[0] != shapes[1]:
         raise RuntimeError(f"the outputs had the shapes {shapes[0]}, now they have {shapes[1]}")
-    return max((_difference(one, other) for one, other in zip(expected, found, strict=True)))
-
-
-def prove(model: nn.Module, groups: Sequence[Group], run: Run) -> tuple[Group, ...]:
-    """Cut one unit out of each group and run: refuse those where that fails or computes something else."""
-    return tuple(_prove(model, groups, run))
+    return max(map(_difference, expected, found, dense))
 
 
 def _prove(model: nn.Module, groups: Sequence[Group], run: Run) -> Iterator[Group]:
+    dense = _outputs(run(model))
     for group in groups:
         if not group.is_removable:
             yield group
@@ -54,7 +69,8 @@ def _prove(model: nn.Module, groups: Sequence[Group], run: Run) -> Iterator[Grou
         kept = torch.ones(group.units, dtype=torch.bool)
         kept[-1] = False
         try:
-            difference = compare(model, plan_removal(model, [group], {group.name: kept}), run)
+            removal = plan_removal(model, [group], {group.name: kept})
+            difference = _compare(model, removal, run, dense)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
             yield replace(group, why_not=f"is a constant of the model's code: without one unit, {reason}")
@@ -78,6 +94,8 @@ def _outputs(outputs: object) -> list[Tensor]:
     ]
 
 
-def _difference(expected: Tensor, found: Tensor) -> float:
-    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    return float((expected - found).abs().max()) / scale if expected.numel() else 0.0
+def _difference(expected: Tensor, found: Tensor, dense: Tensor) -> float:
+    if not expected.numel():
+        return 0.0
+    scale = max(float(expected.abs().max()), float(dense.abs().max()), _TINY)
+    return float((expected - found).abs().max()) / scale
