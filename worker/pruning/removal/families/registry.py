@@ -140,4 +140,4 @@ def find_blocks(model: nn.Module, family: Family) -> Iterator[tuple[str, Blocks]
 
 
 def _size(module: nn.Module, child: str, axis: int) -> int:
-    return int(module.get_submodule(child).weight.shape[axis])  # type: ignore[index, union-attr]  # a weight is a tensor
+    return int(module.get_submodule(child).weight.shape[axis])  # type: ignore[index]  # a weight is a tensor
