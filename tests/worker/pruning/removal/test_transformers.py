@@ -150,6 +150,18 @@ def test_a_cut_model_generates_with_a_cache_what_the_masked_one_does(name: str, 
     assert len(set(expected[0].tolist())) > 1
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "bert", "t5"])
+def test_texts_without_padding_whose_keys_the_kernel_repeats_itself_agree_too(name: str) -> None:
+    model = make(name)
+    given = {key: value for key, value in inputs(name).items() if key != "attention_mask"}
+    groups = prove(model, find_groups(model, **given), lambda one: run(one, given))
+    padded = find(name, model)
+    assert [(one.name, one.units, one.is_removable) for one in groups] == [
+        (one.name, one.units, one.is_removable) for one in padded
+    ]
+    assert compare(model, halve(model, groups), lambda one: run(one, given)) <= 1e-5
+
+
 def prove_unknown(model: PreTrainedModel) -> tuple[Group, ...]:
     draw_weights(model.eval())
     given = inputs("gpt2")
