@@ -157,6 +157,8 @@ class KeptOutput(_Frozen):
 
 
 class ModelLayer(_Frozen):
+    """`group` makes the layer's outputs; they go together with `cut_with`, or stay, `cut_why_not`."""
+
     name: str
     type: str
     shape: tuple[int, ...]
@@ -165,6 +167,26 @@ class ModelLayer(_Frozen):
     prunable: bool
     group: str | None
     why_not: str | None
+    cut_with: tuple[str, ...] = ()
+    cut_why_not: str | None = None
+
+
+class GroupCut(_Frozen):
+    """One axis of one tensor through which all units of a group go, with so many positions of it each."""
+
+    tensor: str
+    axis: int
+    positions: int
+
+
+class ModelGroup(_Frozen):
+    """Units that can be cut out of the model one by one; `why_not` where none can."""
+
+    name: str
+    kind: str
+    units: int
+    why_not: str | None
+    cuts: tuple[GroupCut, ...]
 
 
 class CheckOutput(_Frozen):
@@ -177,4 +199,5 @@ class CheckOutput(_Frozen):
     input_signature: dict[str, JsonValue]
     forward_ms: float
     layers: tuple[ModelLayer, ...]
+    groups: tuple[ModelGroup, ...] = ()
     warnings: tuple[str, ...] = ()

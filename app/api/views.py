@@ -43,7 +43,11 @@ class ModelView(_View):
 
 
 class ModelLayerView(_View):
-    """A parameter of the model: how large, how costly, and whether it can be pruned."""
+    """A parameter of the model: how large, how costly, and whether it can be pruned.
+
+    `prunable` and `why_not` are about zeros. `group` makes its outputs, of which some can be cut out, at once
+    from it and from `cut_with`; `cut_why_not` says why they have to stay.
+    """
 
     name: str
     type: str
@@ -53,6 +57,8 @@ class ModelLayerView(_View):
     prunable: bool
     group: str | None
     why_not: str | None
+    cut_with: list[str] = []
+    cut_why_not: str | None = None
 
 
 class SplitView(_View):

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 
 CONFIG = "config.json"
+# In a config: the tensors are parts of those of the architecture, as a job cut them out.
+CUT_FIELD = "secateur_cut"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"

@@ -175,6 +175,35 @@ class HistoryRow(_Frozen):
     note: str | None = None
 
 
+class StructureGroup(_Frozen):
+    """Channels, neurons or heads that are cut out one by one, each from all `tensors` at once."""
+
+    name: str
+    kind: str
+    tensors: tuple[str, ...]
+    units_before: int
+    units_after: int
+    why_not: str | None
+
+
+class StructureProbe(_Frozen):
+    """What the model came to with so many units cut out, in the target's unit."""
+
+    removed: int
+    value: float
+
+
+class StructureReport(_Frozen):
+    """What was cut out of the model, and the sizes that were tried, one list a round."""
+
+    metric: str
+    target: float
+    before: float
+    after: float
+    groups: tuple[StructureGroup, ...]
+    probes: tuple[tuple[StructureProbe, ...], ...]
+
+
 class GateResult(_Frozen):
     metric: str
     op: str
@@ -232,6 +261,7 @@ class Report(_Frozen):
     summary: Summary
     classes: tuple[ClassRow, ...]
     controls: tuple[Control, ...]
+    structure: StructureReport | None = None
     layers: tuple[LayerReport, ...]
     history: tuple[HistoryRow, ...]
     gates: tuple[GateResult, ...]

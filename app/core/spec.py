@@ -11,6 +11,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from app.core.states import Stage
 
@@ -84,6 +85,40 @@ class Recipe(Strict):
     target: Target
     schedule: Choice = Choice(name="one_shot")
     layers: tuple[LayerRow, ...] = Field(default=(), max_length=1000)
+
+
+Kind = Literal["channel", "neuron", "head"]
+Ranking = Literal["global", "local", "isomorphic"]
+KINDS: tuple[Kind, ...] = ("channel", "neuron", "head")
+
+
+class Structure(Strict):
+    """Units of these `kinds` go, the least important first, until the `target` is met.
+
+    `ranking` says who competes: units of the whole model by their share of their group's mean (global), units
+    of each group by themselves (local), or those of groups of one make (isomorphic, Fang et al. 2024,
+    arXiv:2407.04616). Sizes are kept at a multiple of `multiple_of`, where that leaves the target reachable.
+    No group loses more than `max_fraction`. In several `rounds` the rest is scored anew.
+    """
+
+    criterion: Choice = Choice(name="magnitude", params={"p": 2.0})
+    aggregation: Literal["mean", "sum"] = "mean"
+    ranking: Ranking = "isomorphic"
+    kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1, max_length=3)
+    target: Target
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1
+    multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
+    max_fraction: Fraction = 0.9
+    layers: tuple[LayerRow, ...] = Field(default=(), max_length=1000)
+
+    @model_validator(mode="after")
+    def _target_is_a_size(self) -> "Structure":
+        if self.target.metric == "sparsity":
+            raise ValueError(
+                "units are cut out, which leaves no zeros: give a target of parameters, macs, size_bytes, "
+                "latency_ms or accuracy_drop"
+            )
+        return self
 
 
 class Distillation(Strict):
@@ -230,21 +265,41 @@ Labels = dict[
 Output = Literal["safetensors", "huggingface", "masks"]
 
 
+class _NoRecipe(Recipe):
+    """Stands for a recipe that was not given: pydantic copies defaults, so only the class tells."""
+
+
+_ZEROES_NOTHING = _NoRecipe(target=Target(metric="sparsity", value=0.0))
+
+
 class JobSpec(Strict):
-    """What `POST /v1/jobs` takes. Every default is echoed in `resolved_spec`."""
+    """What `POST /v1/jobs` takes. Every default is echoed in `resolved_spec`.
+
+    First `structure` cuts units out, then `recipe` zeroes weights of what is left; one of them is needed.
+    """
 
     model_id: str = Field(pattern=r"^mdl_[0-9a-z]{26}$")
     dataset_id: str | None = Field(default=None, pattern=r"^dst_[0-9a-z]{26}$")
     name: str | None = Field(default=None, max_length=200)
     labels: Labels = Field(default_factory=dict, max_length=50)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    recipe: Recipe
+    structure: Structure | None = None
+    recipe: Recipe = Field(default=_ZEROES_NOTHING, validate_default=True)
     finetune: Finetune | None = None
     evaluation: Evaluation = Evaluation()
     gates: tuple[Gate, ...] = Field(default=(), max_length=100)
     # A huggingface model's default has `huggingface` first: the whole folder, as from_pretrained reads it.
     outputs: tuple[Output, ...] = ("safetensors", "masks")
     resources: Resources = Resources()
+
+    @field_validator("recipe", mode="after")
+    @classmethod
+    def _is_given_without_structure(cls, value: Recipe, info: ValidationInfo) -> Recipe:
+        if not isinstance(value, _NoRecipe):
+            return value
+        if info.data.get("structure") is None:
+            raise PydanticCustomError("missing", "Field required")
+        return Recipe(target=value.target)
 
 
 STAGES = tuple(Stage)

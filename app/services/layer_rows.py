@@ -25,7 +25,9 @@ class Wish:
     max_sparsity: float = 1.0
 
 
-def find_row_faults(rows: Sequence[LayerRow], layers: Sequence[Layer]) -> list[ErrorItem]:
+def find_row_faults(
+    rows: Sequence[LayerRow], layers: Sequence[Layer], *, at: str = "/recipe/layers"
+) -> list[ErrorItem]:
     """Find globs that match no layer, naming the closest names."""
     names = [name for layer in layers for name in _names(layer)]
     items = []
@@ -34,7 +36,7 @@ def find_row_faults(rows: Sequence[LayerRow], layers: Sequence[Layer]) -> list[E
             continue
         close = difflib.get_close_matches(row.match, names, n=3, cutoff=0.0)
         detail = f"{row.match!r} matches no layer; the closest names are: {', '.join(close)}"
-        items.append(ErrorItem(pointer=f"/recipe/layers/{i}/match", code="no_layer_matches", detail=detail))
+        items.append(ErrorItem(pointer=f"{at}/{i}/match", code="no_layer_matches", detail=detail))
     return items
 
 

@@ -2,7 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from app.core.rows import Columns
 from app.core.spec import Strict
@@ -12,12 +18,32 @@ FileName = Annotated[str, Field(min_length=1, max_length=255)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class PaddedChannels(Strict):
+    """How many channels of zeros a module of a cut network pads: a size that no tensor has."""
+
+    module: str = Field(min_length=1, max_length=256)
+    attribute: Literal["channels_before", "channels_after"]
+    count: Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class Cut(Strict):
+    """The tensors are parts of those of the network: what a job's `architecture.json` says of its model."""
+
+    padded: tuple[PaddedChannels, ...] = Field(default=(), max_length=10_000)
+
+
 class ArchitectureChoice(Strict):
     """A built-in network by name; its parameters are checked against the catalog."""
 
     library: str = Field(default="secateur", min_length=1, max_length=64)
     name: str = Field(min_length=1, max_length=128)
     params: dict[str, JsonValue] = Field(default_factory=dict)
+    cut: Cut | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_whole(self, serialise: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        shown: dict[str, JsonValue] = serialise(self)
+        return {name: value for name, value in shown.items() if name != "cut" or value is not None}
 
 
 class ModelManifest(Strict):

@@ -10,11 +10,13 @@ from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject
 from app.services.layer_rows import Wish, merge_rows
 from app.services.specs import ResolvedSpec
+from app.services.structure_plans import predict
 
 # A training step costs about three forward passes: forward, gradients of activations, gradients of weights.
 _FORWARDS_A_TRAINING_STEP = 3
 # Baseline, after pruning, final.
 _EVALUATIONS = 3
+_OPEN = "depends on the groups that are pruned"
 
 
 def make_plan(resolved: ResolvedSpec) -> JsonObject | None:
@@ -27,9 +29,7 @@ def make_plan(resolved: ResolvedSpec) -> JsonObject | None:
     return {
         "layers": [_plan_layer(spec, layer, wish) for layer, wish in rows],
         "weights": weights,
-        "parameters": _plan_parameters(spec, model.parameters),
-        "macs": _plan_macs(spec, model.macs or 0),
-        "size_bytes": _plan_bytes(spec, model.size_bytes),
+        **_plan_sizes(resolved, model.inspection),
         "time": _estimate_time(spec, resolved.dataset, forward_ms=model.inspection["forward_ms"]),
     }
 
@@ -41,6 +41,8 @@ def _count_weights(spec: JobSpec, rows: list[Row]) -> JsonObject:
     """Count exactly what is kept, when the target is a sparsity and every weight is chosen by itself."""
     chosen = [layer["parameters"] for layer, wish in rows if layer["prunable"] and not wish.is_excluded]
     prunable = sum(chosen)
+    if spec.structure is not None and spec.recipe.target.value > 0.0:
+        return {"prunable": prunable, "kept": None, "why": "depends on the units that are cut out before"}
     if spec.recipe.target.metric != "sparsity":
         return {"prunable": prunable, "kept": None, "why": f"the target is on {spec.recipe.target.metric}"}
     if spec.recipe.pattern.name != "unstructured":
@@ -75,25 +77,49 @@ def _layer_sparsity(
     return None, f"{spec.recipe.allocation.name} decides it from the weights when the job runs"
 
 
-def _removes_weights(spec: JobSpec) -> bool:
-    return spec.recipe.pattern.name != "unstructured"
+def _plan_sizes(resolved: ResolvedSpec, inspection: JsonObject) -> JsonObject:
+    """Say what parameters, products and bytes come to; with a structure, by equal shares of every group."""
+    spec, model = resolved.spec, resolved.model
+    parameters, macs = model.parameters or 0, model.macs or 0
+    if spec.structure is None:
+        return {
+            "parameters": _plan_parameters(spec, parameters),
+            "macs": _plan_macs(spec, macs),
+            "size_bytes": _plan_bytes(spec, model.size_bytes),
+        }
+    before = {"parameters": parameters, "macs": macs, "size_bytes": model.size_bytes}
+    found = predict(spec.structure, inspection, parameters=parameters, macs=macs)
+    if found is None:
+        why = f"follows from the target on {spec.structure.target.metric} when the job runs"
+        return {name: {"before": value, "after": None, "why": why} for name, value in before.items()}
+    share = found.parameters / parameters if parameters else 1.0
+    after = {
+        "parameters": found.parameters,
+        "macs": found.macs,
+        "size_bytes": round(share * model.size_bytes),
+    }
+    why = (
+        f"estimated: as if every group lost {found.fraction:.1%} of its units; the ranking decides which go, "
+        "so that only the target itself is certain"
+    )
+    return {name: {"before": value, "after": after[name], "why": why} for name, value in before.items()}
 
 
 def _plan_parameters(spec: JobSpec, parameters: int) -> JsonObject:
-    if _removes_weights(spec):
-        return {"before": parameters, "after": None, "why": "depends on the groups that are pruned"}
+    if spec.recipe.pattern.name != "unstructured":
+        return {"before": parameters, "after": None, "why": _OPEN}
     return {"before": parameters, "after": parameters, "why": "pruned weights become zeros; none is removed"}
 
 
 def _plan_macs(spec: JobSpec, macs: int) -> JsonObject:
-    if _removes_weights(spec):
-        return {"before": macs, "after": None, "why": "depends on the groups that are pruned"}
+    if spec.recipe.pattern.name != "unstructured":
+        return {"before": macs, "after": None, "why": _OPEN}
     return {"before": macs, "after": macs, "why": "dense kernels multiply by zeros too"}
 
 
 def _plan_bytes(spec: JobSpec, size_bytes: int) -> JsonObject:
-    if _removes_weights(spec):
-        return {"before": size_bytes, "after": None, "why": "depends on the groups that are pruned"}
+    if spec.recipe.pattern.name != "unstructured":
+        return {"before": size_bytes, "after": None, "why": _OPEN}
     why = "safetensors stores zeros as it stores other numbers; compression makes use of them"
     return {"before": size_bytes, "after": size_bytes, "why": why}
 

@@ -23,8 +23,8 @@ from app.services import faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_row_faults
 from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
+from app.services.structures import NEEDS_DATA, list_structure_needs, resolve_structure
 
-_NEEDS_DATA = frozenset({"gradients", "activations", "training"})
 _NEEDS_TRAINING = "training"
 _HUGGINGFACE = "huggingface"
 _IMAGE_CLASSIFICATION = "image-classification"
@@ -63,6 +63,8 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
         dataset = session.scalar(query.with_for_update(read=True))
     spec = resolve_recovery(spec, dataset.task if dataset else None)
     spec, items = _resolve_plugins(spec, catalog)
+    spec, structure_items = resolve_structure(spec, catalog)
+    items += structure_items
     items += _find_missing_rows(spec, model, dataset)
     items += _find_unmet_needs(spec, catalog, dataset)
     if dataset is not None:
@@ -72,7 +74,10 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
         spec, output_items = _resolve_outputs(spec, model)
         items += output_items
     if model is not None and model.inspection is not None:
-        items += find_row_faults(spec.recipe.layers, model.inspection["layers"])
+        layers = model.inspection["layers"]
+        items += find_row_faults(spec.recipe.layers, layers)
+        if spec.structure is not None:
+            items += find_row_faults(spec.structure.layers, layers, at="/structure/layers")
     if items or model is None:
         raise faults.refusal(InvalidSpec, items, what="the spec")
     _refuse_rejected(model)
@@ -122,7 +127,7 @@ def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) 
     for kind in kinds:
         name = getattr(spec.recipe, kind).name
         entry = catalog.plugins(kind).get(name)
-        needs = _NEEDS_DATA.intersection(entry.needs) if entry else frozenset()
+        needs = NEEDS_DATA.intersection(entry.needs) if entry else frozenset()
         if needs:
             wants_data.append((f"/recipe/{kind}/name", f"{kind} {name} needs {', '.join(sorted(needs))}"))
         if _NEEDS_TRAINING in needs and spec.finetune is None:
@@ -130,6 +135,7 @@ def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) 
             items.append(ErrorItem(pointer="/finetune", code="finetune_required", detail=detail))
     if spec.finetune is not None:
         wants_data.append(("/finetune", "fine-tuning needs training data"))
+    wants_data += list_structure_needs(spec, catalog)
     if dataset is not None:
         return items + _find_missing_split(wants_data, dataset) + _find_missing_judge(spec, dataset)
     wants_data += [

@@ -138,3 +138,31 @@ def _settle(bench, model_id: str) -> dict:
     model = wait_for(lambda: settled_model(bench.http, model_id), "the model check")
     assert model["status"] == "rejected"
     return model
+
+
+def test_a_cut_model_is_smaller_and_its_artifacts_make_another_upload(bench):
+    target = {"metric": "macs", "value": 150_000}
+    job_id = bench.submit(structure={"target": target, "criterion": {"name": "taylor"}})
+    done = bench.finish(job_id)
+    assert done["status"] == "succeeded", (done["error"], bench.service.log("worker"))
+    report = bench.http.get(f"/v1/jobs/{job_id}/report").json()
+    assert report["summary"]["macs"]["after"] <= 150_000 < report["summary"]["macs"]["before"]
+    base = f"/v1/jobs/{job_id}/artifacts"
+    weights = bench.http.get(f"{base}/model.safetensors").content
+    architecture = bench.http.get(f"{base}/architecture.json").json()
+    answer = digits.upload_model(bench.http, weights, architecture=architecture)
+    assert answer.status_code == 201, answer.text
+    model = wait_for(lambda: settled_model(bench.http, answer.json()["id"]), "the model check")
+    assert model["status"] == "ready", model
+    assert model["parameters"] == report["summary"]["parameters"]["after"]
+    assert model["macs"] == report["summary"]["macs"]["after"]
+
+
+def test_every_layer_says_what_can_be_cut_with_it_or_why_it_stays(bench):
+    rows = bench.http.get(f"/v1/models/{bench.model_id}/layers", params={"limit": 100}).json()["data"]
+    by_name = {row["name"]: row for row in rows}
+    first = by_name["conv1.weight"]
+    assert first["group"] == "conv1.weight"
+    assert "bn1.weight" in first["cut_with"]
+    assert first["cut_why_not"] is None
+    assert by_name["linear.weight"]["cut_why_not"] == "is what the model puts out"

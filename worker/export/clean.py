@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.core.huggingface import CONFIG
+from app.core.huggingface import CONFIG, CUT_FIELD
 from worker.datasets.registry import read_splits
 from worker.export.files import HUGGINGFACE
 from worker.export.reload import (
@@ -45,11 +45,13 @@ def main(folder: Path) -> None:
 
 
 def _check_folder(request: ReloadRequest) -> None:
-    """Load a folder with from_pretrained, as its user will."""
+    """Load a folder with from_pretrained, as its user will, where its config can say what is in it."""
     if request.exported.format == HUGGINGFACE:
-        config = request.exported.files[CONFIG]
-        blueprint = make_blueprint(json.loads(config.read_bytes()))
-        blueprint.check_from_pretrained(config.parent, read_model(request.exported).network.module)
+        path = request.exported.files[CONFIG]
+        config = json.loads(path.read_bytes())
+        if CUT_FIELD not in config:
+            module = read_model(request.exported).network.module
+            make_blueprint(config).check_from_pretrained(path.parent, module)
 
 
 def _record(folder: Path, request: ReloadRequest) -> None:

@@ -7,10 +7,12 @@ from pydantic import BaseModel, ConfigDict
 
 from app.core.huggingface import CONFIG, INDEX, SHARD, WEIGHTS_ROLE, name_of
 from app.core.spec import Output
+from worker.formats.cut import is_cut
 from worker.protocol import ModelInput
 
 MODEL_FILE = "model.safetensors"
 MASKS_FILE = "masks.safetensors"
+ARCHITECTURE_FILE = "architecture.json"
 HUGGINGFACE = "huggingface"
 _BINARY = "application/octet-stream"
 
@@ -25,14 +27,16 @@ class ExportedFile(BaseModel):
 
 _MODEL = ExportedFile(name=MODEL_FILE, kind="model", media_type=_BINARY)
 _MASKS = ExportedFile(name=MASKS_FILE, kind="masks", media_type=_BINARY)
+_ARCHITECTURE = ExportedFile(name=ARCHITECTURE_FILE, kind="architecture", media_type="application/json")
 
 
 def list_files(
     model: ModelInput, outputs: Sequence[Output] = ("huggingface", "masks")
 ) -> tuple[ExportedFile, ...]:
     """List what the outputs consist of for an uploaded model, each file once; all there is by default."""
+    is_described = is_cut(model.architecture) and model.format != HUGGINGFACE
     parts: Mapping[Output, tuple[ExportedFile, ...]] = {
-        "safetensors": (_MODEL,),
+        "safetensors": (_MODEL, _ARCHITECTURE) if is_described else (_MODEL,),
         "huggingface": (_MODEL, *_list_companions(model)),
         "masks": (_MASKS,),
     }

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from app.core.errors import ArchitectureMismatch, InvalidHeader, InvalidModel
-from app.core.huggingface import CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from app.core.huggingface import CONFIG, CUT_FIELD, TOKENIZER, TOKENIZER_CONFIG
+from worker.formats.cut import check_runs, fit_module
 from worker.formats.registry import LoadedModel, register
 from worker.formats.weights import TensorForm, check_finite, check_structure, form_of
 from worker.models.registry import Network
@@ -52,11 +53,17 @@ def read_huggingface(model: ModelInput) -> LoadedModel:
     )
     forms = _read_forms(model.weight_files)
     # Before there is memory for any weight: a config may ask for more than any machine has.
-    _check_forms(blueprint.build_on_meta(), forms)
+    cut, shapes = config.get(CUT_FIELD), {name: form.shape for name, form in forms.items()}
+    meta = blueprint.build_on_meta()
+    fit_module(meta, cut, shapes)
+    _check_forms(meta, forms)
     module = blueprint.build_empty()
+    fit_module(module, cut, shapes)
     _load(module, model.weight_files)
+    network = blueprint.make_network(module, tokenizer)
+    check_runs(network, cut)
     return LoadedModel(
-        blueprint.make_network(module, tokenizer),
+        network,
         tuple(sorted(forms)),
         partial(_build_fresh, blueprint, tokenizer),
         _warn(forms),

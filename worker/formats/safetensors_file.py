@@ -1,17 +1,20 @@
 """Read models given as one safetensors file with the name of a built-in architecture."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from app.core.errors import InvalidHeader, InvalidModel
 from app.core.huggingface import WEIGHTS_ROLE
+from worker.formats.cut import CUT, check_runs, fit_module, is_cut, load_parts
 from worker.formats.registry import LoadedModel, register
 from worker.formats.weights import check_finite, check_structure, form_of
-from worker.models.registry import build
+from worker.models.registry import Network, build
 from worker.protocol import ModelInput
 
 # A counter that only BatchNorm without momentum reads; older tools leave it out of their state dicts.
@@ -30,8 +33,20 @@ def read_safetensors(model: ModelInput) -> LoadedModel:
         )
     network = build(model.architecture)
     tensors = read_tensors(model.files[WEIGHTS_ROLE])
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    fit_module(network.module, model.architecture.get(CUT), shapes)
     load_tensors(network.module, tensors)
-    return LoadedModel(network, tuple(sorted(tensors)), partial(build, model.architecture))
+    check_runs(network, model.architecture.get(CUT))
+    return LoadedModel(network, tuple(sorted(tensors)), partial(_build_fresh, model.architecture, shapes))
+
+
+def _build_fresh(architecture: Mapping[str, JsonValue], shapes: Mapping[str, tuple[int, ...]]) -> Network:
+    network = build(architecture)
+    if is_cut(architecture):
+        whole = network.module.state_dict()
+        fit_module(network.module, architecture[CUT], shapes)
+        load_parts(network.module, whole)
+    return network
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

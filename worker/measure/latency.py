@@ -80,6 +80,15 @@ def measure_forward_ms(network: Network, *, batch_size: int | None = None) -> fl
         return min(_time_ms(network.module, batch) for _ in range(3)) / batch_size
 
 
+def measure_p50_ms(module: nn.Module, batch: Inputs, *, repeats: int) -> float:
+    """Return the median milliseconds of the forward pass of one model on a batch on its device."""
+    module.eval()
+    with torch.inference_mode():
+        for _ in range(_WARMUP):
+            compute_logits(module, batch)
+        return float(np.median([_time_ms(module, batch) for _ in range(repeats)]))
+
+
 def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) -> str:
     """Say in a sentence why the pruned model is as fast as it is, from what was measured."""
     low, high = timings.speedup_ci95

@@ -96,7 +96,7 @@ def draw_random_masks(job: Job, loaded: LoadedModel, masks: MaskSet) -> MaskSet:
 
 
 def _start(job: Job, control: Control, ticket: Ticket) -> tuple[Network, MaskSet]:
-    loaded = job.read_dense()
+    loaded = job.read_start()
     if control == "random_mask":
         masks = draw_random_masks(job, loaded, ticket.masks)
         if ticket.rewind_state is not None:
@@ -104,6 +104,7 @@ def _start(job: Job, control: Control, ticket: Ticket) -> tuple[Network, MaskSet
         return loaded.network, masks
     torch.manual_seed(derive_seed(job.spec.seed, "reinitialisation", 0))
     fresh = loaded.build()
+    job.cut(fresh)
     fresh.module.to(job.device)
     return fresh, ticket.masks
 

@@ -3,8 +3,16 @@
 import json
 import shutil
 
-from app.core.huggingface import CONFIG, name_of
-from worker.export.files import MASKS_FILE, MODEL_FILE, list_files, list_kept_roles
+from app.core.huggingface import CONFIG, CUT_FIELD, name_of
+from worker.export.files import (
+    ARCHITECTURE_FILE,
+    HUGGINGFACE,
+    MASKS_FILE,
+    MODEL_FILE,
+    list_files,
+    list_kept_roles,
+)
+from worker.formats.cut import CUT, is_cut
 from worker.measure.size import measure_file
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import STATE_NAME, Job
@@ -17,8 +25,9 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
     state = job.final_folder.read_tensors(STATE_NAME)
     folder.write_tensors(MODEL_FILE, {name: state[name] for name in job.read_dense().tensor_names})
     read_masks(job.final_folder).save(folder.path / MASKS_FILE)
+    _write_architecture(job, folder)
     _write_companions(job, folder)
-    sizes = {file.name: measure_file(folder.path / file.name) for file in list_files(job.given.model)}
+    sizes = {file.name: measure_file(folder.path / file.name) for file in list_files(job.exported_model)}
     return {
         name: {
             "size_bytes": size.size_bytes,
@@ -27,6 +36,13 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
         }
         for name, size in sizes.items()
     }
+
+
+def _write_architecture(job: Job, folder: StageFolder) -> None:
+    """Write, as data, what a cut model is made of: what its upload's manifest has to say."""
+    model = job.exported_model
+    if is_cut(model.architecture) and model.format != HUGGINGFACE:
+        folder.write_json(ARCHITECTURE_FILE, model.architecture)
 
 
 def _write_companions(job: Job, folder: StageFolder) -> None:
@@ -39,4 +55,6 @@ def _write_companions(job: Job, folder: StageFolder) -> None:
     # What is computed with is what is written; an older name of the field would contradict it.
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
+    if is_cut(job.exported_model.architecture):
+        config[CUT_FIELD] = job.exported_model.architecture[CUT]
     (folder.path / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

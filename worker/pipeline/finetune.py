@@ -68,7 +68,7 @@ class _Attempt:
     def run(self, resumed: Tree | None) -> Data:
         """Train from the start or from a checkpoint; returns what the stage has to say."""
         job = self._job
-        network = job.read_dense().network
+        network = job.read_start().network
         pruner = make_pruner(job, network, steps=self._training.steps)
         phases = plan_phases(self._training, pruner.cycles)
         recovery = Recovery(

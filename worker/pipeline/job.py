@@ -15,15 +15,19 @@ from app.core.errors import Unavailable
 from app.core.states import Stage
 from worker.datasets.registry import Splits, read_splits
 from worker.datasets.splits import Split
+from worker.formats.cut import CUT, describe_cut, read_counts
 from worker.formats.registry import LoadedModel, read_model
 from worker.formats.safetensors_file import read_tensors
 from worker.measure.size import digest_file
+from worker.models.registry import Network
 from worker.objectives.registry import Task, find_task
 from worker.pipeline.folder import StageFolder
 from worker.protocol import DatasetInput, ModelInput, RunnerInput
+from worker.pruning.removal.surgery import Removal, load_removal, remove
 
 STATE_NAME = "state.safetensors"
 MASKS_NAME = "masks.safetensors"
+REMOVAL_NAME = "removal.json"
 
 
 class Job:
@@ -86,11 +90,40 @@ class Job:
         """How many classes, or other numbers, the model answers; kept from when it was read."""
         return self.read_dense().network.outputs if self._outputs is None else self._outputs
 
-    def read_final(self) -> LoadedModel:
-        """Read the uploaded model's architecture with the final weights, onto the job's device."""
+    def read_start(self) -> LoadedModel:
+        """Read the model that is pruned and trained: the uploaded one, cut where its structure was."""
         loaded = self.read_dense()
+        self.cut(loaded.network)
+        return loaded
+
+    def read_final(self) -> LoadedModel:
+        """Read the final model, cut where its structure was, onto the job's device."""
+        loaded = self.read_start()
         load_state(loaded.network.module, self.final_folder)
         return loaded
+
+    def cut(self, network: Network) -> None:
+        """Cut a network of the uploaded architecture as the stage prune cut the uploaded one."""
+        if self.removal is not None:
+            remove(network.module, self.removal)
+
+    @cached_property
+    def removal(self) -> Removal | None:
+        """What the stage prune cut out; None where the spec asks for no such thing."""
+        if self.spec.structure is None:
+            return None
+        return load_removal(self.folder(Stage.PRUNE).read_json(REMOVAL_NAME))
+
+    @property
+    def exported_model(self) -> ModelInput:
+        """The uploaded model with the architecture of what is exported, its files those of the upload."""
+        if self.removal is None:
+            return self.given.model
+        # What was cut before and not now is as the upload says.
+        before = read_counts(self.given.model.architecture.get(CUT))
+        cut = describe_cut({**before, **self.removal.counts})
+        architecture = {**self.given.model.architecture, CUT: cut}
+        return self.given.model.model_copy(update={"architecture": architecture})
 
     def check_uploads(self) -> None:
         """Compare each local copy with its digest; raises Unavailable, since a fresh copy may be right."""

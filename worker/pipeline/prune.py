@@ -1,4 +1,6 @@
-"""Stage prune: the masks at the full target, and what the model can do before any recovery."""
+"""Stage prune: the cut, the masks at the full target, and what the model can do before any recovery."""
+
+from pydantic import JsonValue
 
 from app.core.report import HistoryRow
 from worker.pipeline.folder import Data, StageFolder
@@ -6,19 +8,24 @@ from worker.pipeline.job import Job
 from worker.pipeline.predictions import pick_metrics, predict_test_split
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_history_row, make_pruner, write_pruned
+from worker.pipeline.structure import cut_structure
 from worker.pruning import MaskSet
 from worker.pruning.rounds import Round, plan_rounds
 
 
 def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
-    """Prune the dense model to its target at once, or by the schedule's rounds where no training follows.
+    """Cut the dense model, then prune it to its target at once, or by rounds where no training follows.
 
     Where the training that follows has to find out what to prune, there is nothing to be done yet.
     """
     network = job.read_dense().network
+    warnings: list[JsonValue] = []
+    if job.spec.structure is not None:
+        warnings += cut_structure(job, job.spec.structure, folder, network)
     pruner = make_pruner(job, network)
     if job.spec.finetune is not None and pruner.learns_scores:
-        return {"reason": f"{job.spec.recipe.criterion.name} learns from the training what to prune"}
+        reason = f"{job.spec.recipe.criterion.name} learns from the training what to prune"
+        return {"reason": reason, "warnings": warnings}
     rounds = _plan(job)
     reached: list[MaskSet] = []
     for planned in rounds:
@@ -27,7 +34,8 @@ def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data
     masks = reached[-1]
     measured = predict_test_split(job, folder, network.module)
     write_pruned(folder, network.module, masks, _describe_rounds(job, rounds, reached, measured))
-    return {**measured, "sparsity": masks.sparsity, "pruned": masks.numel - masks.kept, "masked": masks.numel}
+    counts = {"sparsity": masks.sparsity, "pruned": masks.numel - masks.kept, "masked": masks.numel}
+    return {**measured, **counts, "warnings": warnings}
 
 
 def _plan(job: Job) -> tuple[Round, ...]:

@@ -34,8 +34,8 @@ def make_pruner(
     return Pruner(
         network.module,
         given,
-        data=_draw_calibration_batches(job, network),
-        loss=_make_loss(job),
+        data=draw_calibration_batches(job, network),
+        loss=make_loss(job),
         seed=job.spec.seed,
         measured=Measured(macs=macs),
         steps=steps,
@@ -80,7 +80,8 @@ def read_history(folder: StageFolder) -> tuple[HistoryRow, ...]:
     return tuple(HistoryRow.model_validate(row) for row in rows)
 
 
-def _draw_calibration_batches(job: Job, network: Network) -> list[Batch] | None:
+def draw_calibration_batches(job: Job, network: Network) -> list[Batch] | None:
+    """Draw the batches of the train split that criteria read, the same for every call; None without any."""
     split = job.splits.get("train")
     if split is None:
         return None
@@ -93,7 +94,7 @@ def _draw_calibration_batches(job: Job, network: Network) -> list[Batch] | None:
     return [Batch(move(batch.inputs, job.device), batch.targets.to(job.device)) for batch in batches]
 
 
-def _make_loss(job: Job) -> Loss | None:
+def make_loss(job: Job) -> Loss | None:
     """Return the loss of the job's task, over whatever the model returns; None without a dataset."""
     if job.task is None:
         return None

@@ -20,6 +20,7 @@ from app.core.report import (
     ReportModel,
     SizeBytes,
     Sparsity,
+    StructureReport,
     Summary,
 )
 from app.core.states import Stage
@@ -30,6 +31,7 @@ from worker.pipeline.comparisons import Comparisons, compare_answers
 from worker.pipeline.gates import judge_gates
 from worker.pipeline.job import Job, describe_device, describe_versions
 from worker.pipeline.pruning import make_pruner, read_history, read_masks
+from worker.pipeline.structure import list_probe_rows, read_structure_report
 from worker.pruning.layers import Layer, find_layers
 
 _SAMPLES_FOR_A_POINT = 1000
@@ -38,8 +40,9 @@ _STAGES_BEFORE_THE_REPORT = tuple(stage for stage in Stage if stage is not Stage
 
 def compose_report(job: Job, measured: Measured) -> Report:
     """Put together the report of a job whose stages up to export stand."""
-    dense = job.read_dense().network
-    prunable = {layer.name for layer in find_layers(dense.module) if layer.is_prunable}
+    start = job.read_start().network
+    structure = read_structure_report(job.folder(Stage.PRUNE)) if job.spec.structure else None
+    prunable = {layer.name for layer in find_layers(start.module) if layer.is_prunable}
     compared = compare_answers(job)
     summary = _summarise(job, measured, compared, prunable=prunable)
     return Report(
@@ -53,8 +56,9 @@ def compose_report(job: Job, measured: Measured) -> Report:
         summary=summary,
         classes=compared.classes,
         controls=compared.controls,
-        layers=_describe_layers(make_pruner(job, dense).layers, measured, prunable),
-        history=read_history(job.final_folder),
+        structure=structure,
+        layers=_describe_layers(make_pruner(job, start).layers, measured, prunable, _name_groups(structure)),
+        history=(*(list_probe_rows(structure) if structure else ()), *read_history(job.final_folder)),
         gates=judge_gates(job.spec.gates, summary, masked=read_masks(job.final_folder).numel),
         artifacts=list_artifacts(job),
         warnings=_collect_warnings(job, measured, compared),
@@ -65,7 +69,7 @@ def list_artifacts(job: Job) -> tuple[ReportArtifact, ...]:
     """List the exported files that the spec asks for; they load, or verify would have ended the job."""
     folder = job.folder(Stage.EXPORT).path
     artifacts = []
-    for exported in list_files(job.given.model, job.spec.outputs):
+    for exported in list_files(job.exported_model, job.spec.outputs):
         size = measure_file(folder / exported.name)
         artifacts.append(
             ReportArtifact(
@@ -117,8 +121,15 @@ def _count_sparsity(measured: Measured, names: set[str]) -> float:
     return sum(tensor.parameters - tensor.nonzero for tensor in tensors) / total if total else 0.0
 
 
+def _name_groups(structure: StructureReport | None) -> dict[str, str]:
+    """Return the group that makes each tensor's outputs, by the tensor's name."""
+    if structure is None:
+        return {}
+    return {name: group.name for group in reversed(structure.groups) for name in group.tensors[:1]}
+
+
 def _describe_layers(
-    layers: tuple[Layer, ...], measured: Measured, prunable: set[str]
+    layers: tuple[Layer, ...], measured: Measured, prunable: set[str], groups: dict[str, str]
 ) -> tuple[LayerReport, ...]:
     rows = []
     for layer in layers:
@@ -127,7 +138,7 @@ def _describe_layers(
             LayerReport(
                 name=layer.name,
                 type=layer.type,
-                group=None,
+                group=groups.get(layer.name),
                 shape_before=before.shape,
                 shape_after=after.shape,
                 parameters_before=before.parameters,

@@ -45,8 +45,8 @@ def _make_request(job: Job) -> ReloadRequest:
     folder = job.folder(Stage.EXPORT).path
     return ReloadRequest(
         dense=job.given.model,
-        exported=describe_export(job.given.model, folder),
-        files=tuple(folder / file.name for file in list_files(job.given.model)),
+        exported=describe_export(job.exported_model, folder),
+        files=tuple(folder / file.name for file in list_files(job.exported_model)),
         dataset=job.given.dataset,
         evaluation=job.spec.evaluation,
         threads=job.given.threads,

@@ -29,6 +29,13 @@ class RanksLikeMagnitude(Protocol):
 
 
 @runtime_checkable
+class ScoresOutputs(Protocol):
+    """A criterion whose scores are those of output channels: of a weight's inputs they say nothing."""
+
+    scores_outputs: ClassVar[Literal[True]]
+
+
+@runtime_checkable
 class UpdatesWeights(Protocol):
     """A criterion that changes the kept weights to make up for the pruned ones."""
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from app.core.errors import InvalidSpec
+
 _TINY = 1e-12
 
 
@@ -64,6 +66,11 @@ def compute_distance(states: Sequence[Tensor], dense: Sequence[Tensor], token_ma
 
 
 def _compute_block_distance(state: Tensor, dense: Tensor, token_mask: Tensor | None) -> Tensor:
+    if state.shape != dense.shape:
+        raise InvalidSpec(
+            "finetune.distillation.hidden_states compares what equal blocks put out: after the cut a block "
+            f"puts out {list(state.shape)}, the whole model's {list(dense.shape)}; leave hidden_states out"
+        )
     if token_mask is not None and state.shape[:2] == token_mask.shape:
         weight = token_mask.to(state.dtype).unsqueeze(-1)  # [b, t, 1]
         state, dense = state * weight, dense * weight

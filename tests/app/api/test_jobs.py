@@ -100,10 +100,44 @@ def recipe(**changes):
     return {"recipe": {"target": {"value": 0.5}} | changes}
 
 
+def structure(**changes):
+    return {"structure": {"target": {"metric": "macs", "value": 1000}} | changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "pointer", "code", "says"),
     [
         (recipe(criterion={"name": "magic"}), "/recipe/criterion/name", "unknown_criterion", "magnitude"),
+        (
+            structure(criterion={"name": "magic"}),
+            "/structure/criterion/name",
+            "unknown_criterion",
+            "magnitude",
+        ),
+        (
+            structure(criterion={"name": "movement"}),
+            "/structure/criterion/name",
+            "criterion_unavailable",
+            "cannot come back",
+        ),
+        (
+            structure(criterion={"name": "magnitude", "params": {"q": 1}}),
+            "/structure/criterion/params/q",
+            "extra_forbidden",
+            "there are: p",
+        ),
+        (
+            structure(target={"metric": "sparsity", "value": 0.5}),
+            "/structure",
+            "value_error",
+            "leaves no zeros",
+        ),
+        (
+            structure(layers=[{"match": "fc9*", "set": {"exclude": True}}]),
+            "/structure/layers/0/match",
+            "no_layer_matches",
+            "closest",
+        ),
         (recipe(pattern={"name": "stripes"}), "/recipe/pattern/name", "unknown_pattern", "unstructured"),
         (recipe(allocation={"name": "x"}), "/recipe/allocation/name", "unknown_allocation", "global"),
         (recipe(schedule={"name": "x"}), "/recipe/schedule/name", "unknown_schedule", "one_shot"),
@@ -338,3 +372,28 @@ def test_the_queue_position_counts_the_jobs_in_front(serve):
     assert [job["queue_position"] for job in client.get("/v1/jobs").json()["data"]] == [3, 2, 1]
     client.post(f"/v1/jobs/{ids[0]}/cancel")
     assert [client.get(f"/v1/jobs/{i}").json()["queue_position"] for i in ids] == [None, 1, 2]
+
+
+def test_a_structure_alone_zeroes_nothing_and_its_defaults_are_echoed(client, model_id, dataset_id):
+    spec = job_spec(model_id, dataset_id, **structure())
+    del spec["recipe"]
+    resolved = client.post("/v1/jobs", json=spec).json()["resolved_spec"]
+    assert resolved["recipe"]["target"] == {"metric": "sparsity", "value": 0.0}
+    assert resolved["structure"]["criterion"] == {"name": "magnitude", "params": {"p": 2.0}}
+    assert resolved["structure"]["ranking"] == "isomorphic"
+    again = client.post("/v1/jobs", json=resolved).json()
+    assert again["resolved_spec"] == resolved
+
+
+def test_without_structure_and_recipe_the_recipe_is_missing(client, model_id, dataset_id):
+    spec = job_spec(model_id, dataset_id)
+    del spec["recipe"]
+    answer = client.post("/v1/jobs", json=spec)
+    assert answer.status_code == 422
+    assert errors_of(answer) == {"/recipe": "missing"}
+
+
+def test_a_latency_that_is_not_measured_cannot_be_aimed_at(client, model_id, dataset_id):
+    changes = structure(target={"metric": "latency_ms", "value": 1.0}) | {"evaluation": {"latency": None}}
+    answer = client.post("/v1/jobs", json=job_spec(model_id, dataset_id, **changes))
+    assert errors_of(answer) == {"/evaluation/latency": "latency_required"}

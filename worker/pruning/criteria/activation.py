@@ -8,7 +8,7 @@ equation 1). It is taken behind the layer's BatchNorm where it has one; y ≤ 0 
 would make of it, so no ReLU has to be found, and a residual sum in between is not seen.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +26,8 @@ from worker.pruning.statistics import LayerStatistics, Statistic
 )
 class Activation(Plugin):
     """Score an output unit by its mean magnitude, or by how often it is not zero; its weights all alike."""
+
+    scores_outputs: ClassVar[Literal[True]] = True
 
     measure: Annotated[
         Literal["magnitude", "apoz"],

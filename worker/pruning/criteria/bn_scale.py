@@ -4,6 +4,8 @@ Liu et al. 2017, arXiv:1708.06519, section 3: rank channels over the whole netwo
 with an L1 penalty on γ first; without it, γ says less. Layers without a BatchNorm behind them are refused.
 """
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from worker.pruning.statistics import LayerStatistics, Statistic
 @register("criterion", "bn_scale", source="Liu et al. 2017, arXiv:1708.06519, section 3")
 class BatchNormScale(Plugin):
     """Score an output channel by |γ| of the BatchNorm behind it; its weights all alike."""
+
+    scores_outputs: ClassVar[Literal[True]] = True
 
     def reads(self) -> tuple[Statistic, ...]:
         return ("batchnorm_scale",)

@@ -4,6 +4,8 @@ He et al. 2019, arXiv:1811.00250, section 3.2: filters closest to the geometric 
 redundant; ranked by Σ_j ‖F_i − F_j‖₂, the distance to all others.
 """
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ _CHUNK = 256  # filters at a time, so that the distances take [256, out] and not
 @register("criterion", "fpgm", source="He et al. 2019, arXiv:1811.00250, section 3.2")
 class GeometricMedian(Plugin):
     """Score a filter by the sum of its distances to the layer's other filters; its weights all alike."""
+
+    scores_outputs: ClassVar[Literal[True]] = True
 
     @torch.no_grad()
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:

@@ -2,6 +2,8 @@
 
 from typing import Protocol, runtime_checkable
 
+PADDED = ("channels_before", "channels_after")
+
 
 @runtime_checkable
 class PadsChannels(Protocol):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from worker.pruning.errors import MaskMismatch
 from worker.pruning.removal.attributes import read_attributes, refresh_attributes, write_attributes
 from worker.pruning.removal.groups import Group
+from worker.pruning.removal.protocols import PADDED, PadsChannels
 from worker.pruning.removal.tracer import Axis, Knob
 
 
@@ -75,12 +77,63 @@ def remove(model: nn.Module, removal: Removal) -> None:
     refresh_attributes(model, attributes)
 
 
+def dump_removal(removal: Removal) -> dict[str, Any]:  # Any: plain JSON
+    """Return a removal as plain JSON."""
+    return {
+        "kept": [
+            {"tensor": where.tensor, "axis": where.axis, "positions": positions.tolist()}
+            for where, positions in removal.kept.items()
+        ],
+        "counts": [
+            {"module": knob.module, "attribute": knob.attribute, "count": count}
+            for knob, count in removal.counts.items()
+        ],
+    }
+
+
+def load_removal(found: Any) -> Removal:  # Any: what dump_removal returned
+    """Undo `dump_removal`."""
+    return Removal(
+        {Axis(row["tensor"], row["axis"]): torch.tensor(row["positions"]) for row in found["kept"]},
+        {Knob(row["module"], row["attribute"]): row["count"] for row in found["counts"]},
+    )
+
+
+def compose(first: Removal, then: Removal) -> Removal:
+    """Return the removal that does what one does after the other, in terms of what was there at first."""
+    kept = dict(first.kept)
+    for where, positions in then.kept.items():
+        kept[where] = kept[where][positions] if where in kept else positions
+    return Removal(kept, {**first.counts, **then.counts})
+
+
 def cut_state(optimizer: torch.optim.Optimizer, model: nn.Module, removal: Removal) -> None:
     """Cut what an optimizer remembers of each parameter, where it is of the parameter's old shape."""
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if name in removal.tensors and isinstance(value, Tensor) and value.ndim == parameter.ndim > 0:
                 optimizer.state[parameter][key] = removal.cut(name, value)
+
+
+def resize(model: nn.Module, shapes: Mapping[str, Sequence[int]], counts: Mapping[Knob, int]) -> None:
+    """Give a whole model the shapes of a cut one, its values arbitrary, so that the cut one's state loads.
+
+    Raises MaskMismatch where a shape is no part of the model's own, or a count is none that modules keep.
+    """
+    attributes = read_attributes(model)
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    for name, tensor in tensors.items():
+        shape = tuple(shapes.get(name, tensor.shape))
+        if shape == tuple(tensor.shape):
+            continue
+        is_part = len(shape) == tensor.ndim and all(map(_is_part, shape, tensor.shape))
+        if not is_part:
+            raise MaskMismatch(f"{name} is {list(shape)}, which is no part of {list(tensor.shape)}")
+        tensor.data = tensor.data.new_empty(shape)
+    for knob in counts:
+        _check_knob(model, knob)
+    _set_counts(model, counts)
+    refresh_attributes(model, attributes)
 
 
 @contextmanager
@@ -129,6 +182,17 @@ def masked(model: nn.Module, removal: Removal) -> Iterator[None]:
 def _set_counts(model: nn.Module, counts: Mapping[Knob, int]) -> None:
     for knob, count in counts.items():
         setattr(model.get_submodule(knob.module), knob.attribute, count)
+
+
+def _is_part(size: int, whole: int) -> bool:
+    return 1 <= size <= whole
+
+
+def _check_knob(model: nn.Module, knob: Knob) -> None:
+    modules = dict(model.named_modules())
+    is_known = isinstance(modules.get(knob.module), PadsChannels) and knob.attribute in PADDED
+    if not is_known:
+        raise MaskMismatch(f"{knob.module or 'the model'} keeps no count of channels {knob.attribute!r}")
 
 
 def _check(groups: Mapping[str, Group], name: str, units: Tensor) -> Group:

@@ -1,0 +1,248 @@
+"""Jobs that cut units out: smaller files that load again, with zeros and training on top."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.core.errors import ArchitectureMismatch, InvalidSpec
+from app.core.spec import JobSpec
+from tests.support.huggingface import csv_bytes, make_bert_folder, sentences
+from tests.worker.pipeline.conftest import run_job
+from tests.worker.pipeline.test_text_job import dataset_input
+from tests.worker.pipeline.test_text_job import runner_input as text_input
+from worker.formats.registry import read_model
+from worker.measure.size import digest_file
+from worker.protocol import ModelInput
+from worker.pruning.errors import UnreachableTarget
+
+PARAMETERS = 4_000
+STRUCTURE = {"target": {"metric": "parameters", "value": PARAMETERS}, "criterion": {"name": "taylor"}}
+
+
+def make_spec(uploads, **changes):
+    """Build a runner's input without the zeros that jobs of these tests ask for otherwise."""
+    spec = {
+        "model_id": "mdl_" + "0" * 26,
+        "dataset_id": "dst_" + "0" * 26,
+        "evaluation": {"latency": None},
+        **changes,
+    }
+    return uploads.runner_input().model_copy(update={"spec": JobSpec.model_validate_json(json.dumps(spec))})
+
+
+@pytest.fixture(scope="module")
+def cut(uploads, tmp_path_factory):
+    """The digits' network cut to 4,000 parameters, then half of these zero, trained for a moment."""
+    given = make_spec(
+        uploads,
+        structure=STRUCTURE,
+        recipe={"target": {"value": 0.5}},
+        finetune={"max_steps": 30, "batch_size": 64, "learning_rate": 0.05},
+    )
+    return run_job(tmp_path_factory.mktemp("cut"), given)
+
+
+def exported_input(run, **changes) -> ModelInput:
+    """Describe the exported model as somebody who uploads it."""
+    path = run.output / "artifacts" / "model.safetensors"
+    architecture = json.loads((run.output / "artifacts" / "architecture.json").read_bytes())
+    given = {
+        "format": "safetensors",
+        "architecture": architecture,
+        "files": {"weights": path},
+        "sha256": {"weights": digest_file(path)},
+    }
+    return ModelInput(**{**given, **changes})
+
+
+def test_the_report_counts_what_is_left_on_the_exported_file(cut):
+    summary, tensors = cut.report.summary, load_file(cut.output / "artifacts" / "model.safetensors")
+    counted = sum(
+        tensor.numel() for name, tensor in tensors.items() if "running" not in name and "num_b" not in name
+    )
+    assert counted == summary.parameters.after <= PARAMETERS < summary.parameters.before
+    assert summary.macs.after < summary.macs.before
+    assert summary.macs.effective < summary.macs.after
+    assert summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
+    assert summary.size_bytes.artifact < summary.size_bytes.dense_before
+    assert summary.metrics[0].final > 0.5
+
+
+def test_every_group_says_what_it_lost_or_why_nothing(cut):
+    structure = cut.report.structure
+    assert structure.after <= structure.target == PARAMETERS < structure.before
+    assert any(group.units_after < group.units_before for group in structure.groups)
+    assert structure.groups[-1].why_not == "is what the model puts out"
+    for group in structure.groups:
+        assert group.why_not is None or group.units_after == group.units_before
+    tensors = load_file(cut.output / "artifacts" / "model.safetensors")
+    for group in structure.groups:
+        assert tensors[group.name.partition("[")[0]].shape[0] >= group.units_after
+    rows = {layer.name: layer for layer in cut.report.layers}
+    assert all(rows[name].shape_after == tuple(tensors[name].shape) for name in rows)
+    assert rows["conv1.weight"].group == "conv1.weight"
+
+
+def test_the_sizes_that_were_tried_are_in_the_history(cut):
+    probes = [row for row in cut.report.history if row.note and row.note.startswith("structure: ")]
+    assert min(row.metrics["parameters"] for row in probes) <= PARAMETERS
+    assert len(probes) == sum(map(len, cut.report.structure.probes))
+
+
+def test_the_same_job_gives_the_same_bytes(cut, tmp_path):
+    again = run_job(tmp_path / "work", cut.given)
+    assert {a.name: a.sha256 for a in again.index.artifacts} == {
+        a.name: a.sha256 for a in cut.index.artifacts
+    }
+
+
+def test_the_exported_model_can_be_uploaded_and_cut_again(cut, tmp_path, uploads):
+    exported = exported_input(cut)
+    again = make_spec(uploads, structure=STRUCTURE | {"target": {"metric": "parameters", "value": 2_000}})
+    run = run_job(tmp_path / "work", again.model_copy(update={"model": exported}))
+    assert run.report.summary.parameters.before == cut.report.summary.parameters.after
+    assert run.report.summary.parameters.after <= 2_000
+    assert run.report.summary.metrics[0].baseline == cut.report.summary.metrics[0].final
+    read_model(exported_input(run))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"linear.weight": torch.zeros(10, 700)}, r"linear.weight is \[10, 700\], which is no part of"),
+        ({"linear.weight": torch.zeros(10)}, "which is no part of"),
+        ({"conv1.weight": torch.zeros(3, 1, 3, 3)}, "do not fit each other"),
+    ],
+)
+def test_tensors_that_are_no_cut_model_are_refused(cut, tmp_path, damage, said):
+    tensors = load_file(cut.output / "artifacts" / "model.safetensors")
+    path = tmp_path / "damaged.safetensors"
+    save_file(tensors | damage, path)
+    with pytest.raises(ArchitectureMismatch, match=said):
+        read_model(exported_input(cut, files={"weights": path}))
+
+
+@pytest.mark.parametrize(
+    ("module", "attribute"), [("", "channels_before"), ("layer2.0.shortcut", "stride"), ("a.b", "__class__")]
+)
+def test_only_counts_that_modules_keep_can_be_set(cut, module, attribute):
+    architecture = exported_input(cut).architecture
+    row = {"module": module, "attribute": attribute, "count": 1}
+    with pytest.raises(ArchitectureMismatch, match="keeps no count of channels"):
+        read_model(exported_input(cut, architecture=architecture | {"cut": {"padded": [row]}}))
+
+
+def test_a_smaller_file_without_the_architecture_s_word_is_refused(cut):
+    architecture = {k: v for k, v in exported_input(cut).architecture.items() if k != "cut"}
+    with pytest.raises(ArchitectureMismatch, match="of another shape"):
+        read_model(exported_input(cut, architecture=architecture))
+
+
+def test_without_training_or_zeros_the_cut_alone_is_reported(uploads, tmp_path):
+    target = {"metric": "macs", "value": 150_000}
+    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
+    assert run.report.summary.macs.after <= 150_000 < run.report.summary.macs.before
+    assert run.report.summary.sparsity.masked < 0.01
+
+
+def test_the_controls_of_a_ticket_are_cut_too(uploads, tmp_path):
+    schedule = {
+        "name": "lottery_ticket",
+        "params": {"rounds": 1, "controls": ["random_mask", "random_reinit"]},
+    }
+    run = run_job(
+        tmp_path / "work",
+        make_spec(
+            uploads,
+            structure=STRUCTURE,
+            recipe={"target": {"value": 0.5}, "schedule": schedule},
+            finetune={"max_steps": 5},
+        ),
+    )
+    assert [control.name for control in run.report.controls] == ["random_mask", "random_reinit"]
+
+
+def test_hidden_states_of_other_widths_are_refused_with_what_to_do(uploads, tmp_path):
+    finetune = {"max_steps": 2, "distillation": {"hidden_states": 1.0}}
+    with pytest.raises(InvalidSpec, match="leave hidden_states out"):
+        run_job(tmp_path / "work", make_spec(uploads, structure=STRUCTURE, finetune=finetune))
+
+
+def test_movement_learns_on_the_cut_model(uploads, tmp_path):
+    run = run_job(
+        tmp_path / "work",
+        make_spec(
+            uploads,
+            structure=STRUCTURE,
+            recipe={
+                "target": {"value": 0.5},
+                "criterion": {"name": "movement"},
+                "schedule": {"name": "cubic"},
+            },
+            finetune={"max_steps": 10},
+        ),
+    )
+    assert run.report.summary.parameters.after <= PARAMETERS
+    assert run.report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_most_is_cut_that_the_allowed_drop_leaves(uploads, tmp_path):
+    target = {"metric": "accuracy_drop", "value": 0.05}
+    run = run_job(tmp_path / "work", make_spec(uploads, structure=STRUCTURE | {"target": target}))
+    metric = run.report.summary.metrics[0]
+    assert metric.drop <= 0.05
+    assert metric.drop == pytest.approx(run.report.structure.after)
+    assert run.report.summary.parameters.after < run.report.summary.parameters.before
+    assert any("chosen by the accuracy of the test split" in warning for warning in run.report.warnings)
+
+
+def test_a_latency_is_measured_on_the_worker(uploads, tmp_path):
+    # Any model is within an hour: what is tested is that the worker measures, not how fast it is.
+    target = {"metric": "latency_ms", "value": 3_600_000}
+    changes = {"structure": STRUCTURE | {"target": target}, "evaluation": {"latency": {"repeats": 10}}}
+    run = run_job(tmp_path / "work", make_spec(uploads, **changes))
+    assert run.report.structure.before > 0.0
+    assert run.report.summary.parameters.after == run.report.summary.parameters.before
+
+
+def test_a_target_below_the_smallest_model_ends_the_job_with_the_nearest(uploads, tmp_path):
+    target = {"metric": "parameters", "value": 10}
+    with pytest.raises(UnreachableTarget, match="the nearest reachable is"):
+        run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
+
+
+def test_heads_and_neurons_of_a_folder_are_cut_and_read_again(tmp_path):
+    dataset = dataset_input(tmp_path, csv_bytes(sentences()), max_tokens=8)
+    model = make_bert_folder(tmp_path / "model")
+    given = text_input(
+        model,
+        dataset,
+        structure={"target": {"metric": "macs", "value": 20_000}, "kinds": ["head", "neuron"]},
+        recipe={"target": {"value": 0.0}},
+        finetune={"max_steps": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3},
+    )
+    first = run_job(tmp_path / "probe", text_input(model, dataset))
+    half = first.report.summary.macs.before * 0.7
+    structure = given.spec.structure.model_copy(
+        update={"target": given.spec.structure.target.model_copy(update={"value": half})}
+    )
+    run = run_job(
+        tmp_path / "work",
+        given.model_copy(update={"spec": given.spec.model_copy(update={"structure": structure})}),
+    )
+    assert run.report.summary.macs.after <= half
+    kinds = {group.kind for group in run.report.structure.groups if group.units_after < group.units_before}
+    assert kinds == {"head", "neuron"}
+    artifacts = run.output / "artifacts"
+    files = {path.name: path for path in artifacts.iterdir() if path.name != "masks.safetensors"}
+    files["weights"] = files.pop("model.safetensors")
+    exported = ModelInput(
+        format="huggingface",
+        architecture=given.model.architecture,
+        files=files,
+        sha256={role: digest_file(path) for role, path in files.items()},
+    )
+    loaded = read_model(exported)
+    assert sum(p.numel() for p in loaded.network.module.parameters()) == run.report.summary.parameters.after

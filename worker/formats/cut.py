@@ -1,0 +1,70 @@
+"""A cut model's architecture as data: which sizes its modules have, so that its tensors fit into them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from app.core.errors import ArchitectureMismatch
+from worker.models.inputs import compute_logits
+from worker.models.registry import Network
+from worker.pruning.errors import MaskMismatch
+from worker.pruning.removal.surgery import resize
+from worker.pruning.removal.tracer import Knob
+
+CUT = "cut"
+
+
+def describe_cut(counts: Mapping[Knob, int]) -> dict[str, JsonValue]:
+    """Return what an architecture says of a cut model, besides the shapes that its tensors have."""
+    padded: list[JsonValue] = [
+        {"module": knob.module, "attribute": knob.attribute, "count": count}
+        for knob, count in sorted(counts.items(), key=lambda item: (item[0].module, item[0].attribute))
+    ]
+    return {"padded": padded}
+
+
+def read_counts(cut: Any) -> dict[Knob, int]:  # Any: JSON that the service has checked
+    """Return the counts of padded channels that an architecture says; none where it is not cut."""
+    rows = cut.get("padded", ()) if cut is not None else ()
+    return {Knob(row["module"], row["attribute"]): row["count"] for row in rows}
+
+
+def is_cut(architecture: Mapping[str, JsonValue]) -> bool:
+    """Tell whether an architecture is that of a cut model."""
+    return architecture.get(CUT) is not None
+
+
+def fit_module(module: nn.Module, cut: JsonValue, shapes: Mapping[str, Iterable[int]]) -> None:
+    """Give a module the shapes of a cut model's tensors, where its architecture says that it is one.
+
+    Raises ArchitectureMismatch where they are no parts of the module's.
+    """
+    if cut is None:
+        return
+    try:
+        resize(module, {name: tuple(shape) for name, shape in shapes.items()}, read_counts(cut))
+    except MaskMismatch as error:
+        raise ArchitectureMismatch(f"the tensors are no parts of the architecture: {error}") from error
+
+
+def load_parts(module: nn.Module, whole: Mapping[str, torch.Tensor]) -> None:
+    """Fill a cut module with the first part of each tensor of a whole one's state."""
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        with torch.no_grad():
+            tensor.copy_(whole[name][tuple(slice(size) for size in tensor.shape)])
+
+
+def check_runs(network: Network, cut: JsonValue) -> None:
+    """Run a cut network once; raises ArchitectureMismatch where its tensors do not fit each other."""
+    if cut is None:
+        return
+    device = next(network.module.parameters()).device
+    try:
+        with torch.inference_mode():
+            compute_logits(network.module, network.inputs.blank(1, device))
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ArchitectureMismatch(f"the cut tensors do not fit each other: {reason}") from error

@@ -1,0 +1,114 @@
+"""In what order units go: by importance, among those that compete, within the bounds of each group."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.pruning.removal.groups import Group
+from worker.pruning.removal.recipe import Ranking
+from worker.pruning.removal.tracer import Axis
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many units of a group have to go, and how many may."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Units as (group, unit) in the order in which they go; the first `forced` of them in any case."""
+
+    groups: tuple[Group, ...]
+    units: tuple[tuple[int, int], ...]
+    forced: int
+    multiple_of: int = 1
+
+    def keep(self, count: int) -> dict[str, Tensor]:
+        """Return what is kept when the first `count` units are gone, bool [units] by group name.
+
+        Of groups whose size would be no multiple, those that go last stay.
+        """
+        gone: dict[int, list[int]] = defaultdict(list)
+        for owner, unit in self.units[:count]:
+            gone[owner].append(unit)
+        kept = {}
+        for number, group in enumerate(self.groups):
+            removed = gone[number]
+            left = group.units - len(removed)
+            left = min(-(-left // self.multiple_of) * self.multiple_of, group.units)
+            mask = torch.ones(group.units, dtype=torch.bool)
+            mask[removed[: group.units - left]] = False
+            kept[group.name] = mask
+        return kept
+
+
+def order_units(
+    groups: Sequence[Group],
+    scores: Mapping[str, Tensor],
+    limits: Mapping[str, Limits],
+    *,
+    ranking: Ranking,
+    multiple_of: int = 1,
+) -> Order:
+    """Order the units of all groups, the least important first, ties by group and position.
+
+    Within a group the order is always that of the scores.
+    """
+    keys = _compare(groups, scores, ranking)
+    everyone = sorted(
+        (key, group, unit) for group, values in enumerate(keys) for unit, key in enumerate(values)
+    )
+    counts = [0] * len(groups)
+    forced: list[tuple[int, int]] = []
+    free: list[tuple[int, int]] = []
+    for _, number, unit in everyone:
+        limit = limits[groups[number].name]
+        if counts[number] < limit.high:
+            (forced if counts[number] < limit.low else free).append((number, unit))
+            counts[number] += 1
+    return Order(tuple(groups), (*forced, *free), len(forced), multiple_of)
+
+
+def find_limits(units: int, *, low: float, high: float) -> Limits:
+    """Return limits in units from fractions of a group of so many; one unit always stays."""
+    most = min(round(high * units), units - 1)
+    return Limits(min(round(low * units), most), most)
+
+
+def _compare(groups: Sequence[Group], scores: Mapping[str, Tensor], ranking: Ranking) -> list[list[float]]:
+    """Return numbers that order units across groups, one list a group."""
+    shares = []
+    for group in groups:
+        values = scores[group.name].double()
+        shares.append(values / values.mean().clamp_min(torch.finfo(torch.float64).tiny))
+    if ranking == "global":
+        return [share.tolist() for share in shares]
+    classes: dict[object, list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        classes[number if ranking == "local" else _make_of(group)].append(number)
+    keys: list[list[float]] = [[] for _ in groups]
+    for members in classes.values():
+        joined = torch.cat([shares[number] for number in members])
+        ranks = torch.empty_like(joined)
+        ranks[joined.argsort(stable=True)] = torch.arange(1, len(joined) + 1, dtype=torch.float64)
+        start = 0
+        for number in members:
+            keys[number] = (ranks[start : start + groups[number].units] / len(joined)).tolist()
+            start += groups[number].units
+    return keys
+
+
+def _make_of(group: Group) -> object:
+    """Describe the make of a group: its kind and what its cuts run through, whatever the layers' numbers."""
+    cuts = []
+    for cut in group.cuts:
+        if isinstance(cut.where, Axis):
+            parts = [part for part in cut.where.tensor.split(".") if not part.isdigit()]
+            cuts.append((".".join(parts[-2:]), cut.where.axis, cut.index.shape[1]))
+    return group.kind, tuple(sorted(set(cuts)))

@@ -1,0 +1,186 @@
+"""Cut a model down to a target: find what can go, rank it, search how much of it has to, and remove that."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from worker.pruning.errors import ContradictoryRows, MissingData, NothingToPrune, UnsupportedTarget
+from worker.pruning.layers import find_layers
+from worker.pruning.macs import count_macs
+from worker.pruning.protocols import Criterion
+from worker.pruning.registry import build
+from worker.pruning.removal.check import prove
+from worker.pruning.removal.groups import Group, find_groups
+from worker.pruning.removal.importance import score_units
+from worker.pruning.removal.ranking import Limits, Order, find_limits, order_units
+from worker.pruning.removal.recipe import Structure, read_structure
+from worker.pruning.removal.search import Probe, find_fewest, find_most
+from worker.pruning.removal.surgery import Removal, compose, plan_removal, remove, removed
+from worker.pruning.removal.tracer import Axis
+from worker.pruning.rows import Wish, read_rows
+from worker.pruning.statistics.calibration import Batch, Calibration, Inputs, Loss
+
+Measure = Callable[[nn.Module], float]
+# Each probe of accuracy runs over a whole split, or trains.
+ACCURACY_PROBES = 12
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What was cut out of a model, in terms of what it was, and the sizes that were tried on the way."""
+
+    removal: Removal
+    groups: tuple[Group, ...]
+    probes: tuple[tuple[Probe, ...], ...]
+    before: float
+    after: float
+
+
+def shrink(
+    model: nn.Module,
+    structure: Structure | Mapping[str, Any],  # Any: JSON, checked when read
+    data: Sequence[tuple[Inputs, Any]],  # Any: targets are whatever the loss takes
+    loss: Loss | None = None,
+    *,
+    seed: int = 0,
+    measures: Mapping[str, Measure] | None = None,
+) -> Shrunk:
+    """Cut units out of a model, in place, until its target is met; the outputs' shapes stay.
+
+    `data` are batches (inputs, targets), the first of at least two samples: it is traced, and criteria that
+    want data read all. `measures` say how to measure a metric of the model that they are given, in the
+    target's unit: latency_ms and accuracy_drop are only had that way, macs are counted of weights otherwise.
+    Raises Untraceable, NothingToPrune, UnreachableTarget with the nearest value, and what the criterion
+    raises; after the first of several rounds the model may then be smaller already.
+    """
+    structure = read_structure(structure)
+    if not data:
+        raise MissingData("removal needs a batch to trace the model with: give batches of (inputs, targets)")
+    metric, limit = structure.target.metric, structure.target.value
+    measure = _find_measure(metric, measures or {}, model, data)
+    before = size = measure(model)
+    groups = find_removable(model, structure, data[0][0])
+    total, probes = Removal({}, {}), []
+    for number in range(1, structure.rounds + 1):
+        due = before + (limit - before) * number / structure.rounds
+        found = groups if number == 1 else find_removable(model, structure, data[0][0])
+        units = {group.name: group.units for group in groups}
+        order = _order(model, found, structure, units, Calibration(data, loss, seed=seed))
+        removal, tried = _search(model, order, measure, due, metric=metric)
+        remove(model, removal)
+        total, size = compose(total, removal), measure(model)
+        probes.append(tried)
+    return Shrunk(total, groups, tuple(probes), before, size)
+
+
+def find_removable(model: nn.Module, structure: Structure, inputs: Inputs) -> tuple[Group, ...]:
+    """Return all groups of a model, proven, with the reason why one is not removed by this structure."""
+    args, kwargs = _call(inputs)
+    groups = find_groups(model, *args, **kwargs)
+    wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
+    marked = [_mark(group, structure, wishes) for group in groups]
+    return prove(model, marked, lambda one: one(*args, **kwargs))
+
+
+def _mark(group: Group, structure: Structure, wishes: Mapping[str, Wish]) -> Group:
+    if not group.is_removable:
+        return group
+    if group.kind not in structure.kinds:
+        return replace(group, why_not=f"is a {group.kind}, and {', '.join(structure.kinds)} are asked for")
+    members = {cut.where.tensor for cut in group.cuts if isinstance(cut.where, Axis)}
+    excluded = sorted(name for name in members if name in wishes and wishes[name].is_excluded)
+    if not excluded:
+        return group
+    asked = wishes.get(group.name, Wish())
+    if asked.min_sparsity > 0.0:
+        raise ContradictoryRows(
+            f"{group.name} is to lose {asked.min_sparsity:g} of its {group.kind}s, but is cut together with "
+            f"{excluded[0]}, which is excluded"
+        )
+    return replace(group, why_not=f"is cut together with {excluded[0]}, which is excluded by the recipe")
+
+
+def _order(
+    model: nn.Module,
+    groups: Sequence[Group],
+    structure: Structure,
+    units: Mapping[str, int],
+    calibration: Calibration,
+) -> Order:
+    free = [group for group in groups if group.is_removable]
+    if not free:
+        reasons = "; ".join(f"{group.name} {group.why_not}" for group in groups[:8])
+        raise NothingToPrune(f"nothing of the model can be removed: {reasons}")
+    criterion = cast(Criterion, build("criterion", structure.criterion.name, structure.criterion.params))
+    scores = score_units(model, free, criterion, calibration, aggregation=structure.aggregation)
+    wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
+    limits = {group.name: _limit(group, structure, wishes, units) for group in free}
+    return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
+
+
+def _limit(
+    group: Group, structure: Structure, wishes: Mapping[str, Wish], units: Mapping[str, int]
+) -> Limits:
+    """Return what may go of a group now; fractions are those of the `units` that it had at first."""
+    wish = wishes.get(group.name, Wish())
+    most = wish.max_sparsity if wish.is_fixed else min(wish.max_sparsity, structure.max_fraction)
+    at_first = units.get(group.name, group.units)
+    whole, gone = find_limits(at_first, low=wish.min_sparsity, high=most), at_first - group.units
+    return Limits(max(whole.low - gone, 0), max(whole.high - gone, 0))
+
+
+def _search(
+    model: nn.Module, order: Order, measure: Measure, limit: float, *, metric: str
+) -> tuple[Removal, tuple[Probe, ...]]:
+    def plan(count: int) -> Removal:
+        return plan_removal(model, order.groups, order.keep(count))
+
+    def try_out(count: int) -> float:
+        with removed(model, plan(count)):
+            return measure(model)
+
+    low, high = order.forced, len(order.units)
+    if metric == "accuracy_drop":
+        count, probes = find_most(low, high, try_out, limit=limit, metric=metric, probes=ACCURACY_PROBES)
+    else:
+        count, probes = find_fewest(low, high, try_out, limit=limit, metric=metric)
+    return plan(count), probes
+
+
+def _find_measure(
+    metric: str, given: Mapping[str, Measure], model: nn.Module, data: Sequence[tuple[Inputs, Any]]
+) -> Measure:
+    if metric in given:
+        return given[metric]
+    if metric == "parameters":
+        return lambda one: float(sum(parameter.numel() for parameter in one.parameters()))
+    if metric == "size_bytes":
+        return _count_bytes
+    if metric == "macs":
+        inputs, targets = data[0]
+        sample = Batch(inputs, targets, _count_samples(inputs)).sample(0)
+        return lambda one: float(sum(count_macs(one, find_layers(one), sample).values()))
+    raise UnsupportedTarget(f"a target of {metric} has to be measured: give measures[{metric!r}]")
+
+
+def _count_bytes(model: nn.Module) -> float:
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    return float(sum(tensor.nbytes for tensor in tensors.values()))
+
+
+def _count_samples(inputs: Inputs) -> int:
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0]
+    return len(first)
+
+
+def _call(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Return arguments for a call with two samples, which is enough to trace and to compare."""
+    if isinstance(inputs, Tensor):
+        return (inputs[:2],), {}
+    if isinstance(inputs, Mapping):
+        return (), {name: tensor[:2] for name, tensor in inputs.items()}
+    return tuple(tensor[:2] for tensor in inputs), {}
