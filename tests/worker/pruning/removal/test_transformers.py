@@ -1,6 +1,7 @@
 """Heads, keys with their queries and neurons removed from models of every family of transformers."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.worker.pruning.removal.drawing import draw_weights, halve
 from tests.worker.pruning.removal.tiny_transformers import KINDS, inputs, make, run
 from worker.pruning.removal.check import compare, prove
 from worker.pruning.removal.groups import Group, find_groups
-from worker.pruning.removal.surgery import Removal, masked, remove
+from worker.pruning.removal.surgery import Removal, dump_removal, load_removal, masked, remove, resize
 
 FAMILIES = sorted(KINDS)
 
@@ -95,6 +96,16 @@ def test_a_cut_state_dict_loads_into_a_cut_model(name: str) -> None:
     removal = cut_in_half(name, model)
     draw_weights(other, seed=9)
     remove(other, removal)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(run(model, inputs(name)), run(other, inputs(name)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_model_takes_the_shapes_and_counts_of_a_cut_one(name: str) -> None:
+    model, other = make(name), make(name)
+    removal = load_removal(json.loads(json.dumps(dump_removal(cut_in_half(name, model)))))
+    resize(other, {key: tensor.shape for key, tensor in model.state_dict().items()}, removal.counts)
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(run(model, inputs(name)), run(other, inputs(name)))
