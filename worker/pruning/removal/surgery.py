@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worker.pruning.errors import MaskMismatch
 from worker.pruning.removal.attributes import read_attributes, refresh_attributes, write_attributes
+from worker.pruning.removal.families import find_constants
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.protocols import PADDED, PadsChannels
 from worker.pruning.removal.tracer import Axis, Knob
@@ -189,9 +190,9 @@ def _is_part(size: int, whole: int) -> bool:
 
 
 def _check_knob(model: nn.Module, knob: Knob) -> None:
-    modules = dict(model.named_modules())
-    is_known = isinstance(modules.get(knob.module), PadsChannels) and knob.attribute in PADDED
-    if not is_known:
+    module = dict(model.named_modules()).get(knob.module)
+    is_padding = isinstance(module, PadsChannels) and knob.attribute in PADDED
+    if module is None or not (is_padding or knob.attribute in find_constants(module)):
         raise MaskMismatch(f"{knob.module or 'the model'} keeps no count of channels {knob.attribute!r}")
 
 

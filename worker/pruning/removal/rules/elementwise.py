@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from worker.pruning.removal.families import find_constants
 from worker.pruning.removal.labels import FIXED
 from worker.pruning.removal.rules.operands import Operand, merge, operand_of
 from worker.pruning.removal.rules.registry import rule
@@ -21,8 +22,8 @@ _ELEMENTWISE = (
 )
 # They make one number over and over, so that any of it can be cut off.
 _UNIFORM = (
-    *("zeros", "ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like"),
-    *("empty_like", "new_zeros", "new_ones", "new_full", "new_empty"),
+    *("ones", "full", "empty", "scalar_tensor", "zeros_like", "ones_like", "full_like", "empty_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
 )
 # They make tensors or numbers that nothing of the operands' labels is in.
 _CONSTANTS = (
@@ -34,6 +35,16 @@ _CONSTANTS = (
 @rule(*_UNIFORM)
 def make_uniform(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
     tracer.set_ids(result, np.full((1,) * result.ndim, FIXED))
+
+
+@rule("zeros")
+def make_zeros(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+    """Label zeros that the running module counts in an attribute, so that it makes fewer later."""
+    make_uniform(tracer, result, args, kwargs)
+    for attribute, axis in find_constants(module := tracer.module[1]).items():
+        if result.ndim > axis and result.shape[axis] == getattr(module, attribute):
+            ids = tracer.knob_ids(attribute, result.shape[axis])
+            tracer.set_ids(result, ids.reshape([-1 if dim == axis else 1 for dim in range(result.ndim)]))
 
 
 @rule(*_CONSTANTS)

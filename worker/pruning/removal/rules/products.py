@@ -41,6 +41,9 @@ def add_batched_product(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwar
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math_for_mps",
     "_scaled_dot_product_attention_math",
     "scaled_dot_product_attention",
 )
