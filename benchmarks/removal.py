@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -146,7 +147,7 @@ def _make(name: str) -> tuple[nn.Module, Any]:  # Any: a tensor or tensors by na
     generator = torch.Generator().manual_seed(1)
     if name in _IMAGES:
         size = _IMAGES[name]
-        params = {"image_size": size} if size > 32 else {}
+        params: dict[str, JsonValue] = {"image_size": size} if size > 32 else {}
         model = build({"name": name, "params": params}).module
         return model, torch.randn(2, 3, size, size, generator=generator)
     return _make_transformer(name, generator)

@@ -88,7 +88,7 @@ class Recipe(Strict):
 
 
 Kind = Literal["channel", "neuron", "head"]
-Ranking = Literal["global", "local", "isomorphic"]
+Ranking = Literal["global", "local", "isomorphic", "uniform"]
 KINDS: tuple[Kind, ...] = ("channel", "neuron", "head")
 
 
@@ -96,9 +96,10 @@ class Structure(Strict):
     """Units of these `kinds` go, the least important first, until the `target` is met.
 
     `ranking` says who competes: units of the whole model by their share of their group's mean (global), units
-    of each group by themselves (local), or those of groups of one make (isomorphic, Fang et al. 2024,
-    arXiv:2407.04616). Sizes are kept at a multiple of `multiple_of`, where that leaves the target reachable.
-    No group loses more than `max_fraction`. In several `rounds` the rest is scored anew.
+    of each group by themselves (local), those of groups of one make (isomorphic, Fang et al. 2024,
+    arXiv:2407.04616), or nobody, as all groups of one make keep one size (uniform). Sizes are kept at a
+    multiple of `multiple_of`, where that leaves the target reachable. No group loses more than
+    `max_fraction`. In several `rounds` the rest is scored anew.
     """
 
     criterion: Choice = Choice(name="magnitude", params={"p": 2.0})

@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "structure.md").read_text()
 
 
 def test_the_library_s_example_runs_as_printed(capsys) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    *_, code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     model = build({"name": "resnet8x8", "params": {}}).module
     batches = [(torch.randn(8, 1, 8, 8), torch.arange(8))]
     exec(compile(code, "structure.md", "exec"), {"model": model, "batches": batches})

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from typing import Any
+
+from pydantic import JsonValue
 
 from app.core.huggingface import CONFIG, CUT_FIELD, name_of
 from worker.export.files import (
@@ -18,6 +21,9 @@ from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import STATE_NAME, Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
+from worker.pruning.removal.configuration import Inexpressible, express
+
+_WHY_FIELD = f"{CUT_FIELD}_because"
 
 
 def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
@@ -28,7 +34,7 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
     _write_architecture(job, folder)
     _write_companions(job, folder)
     sizes = {file.name: measure_file(folder.path / file.name) for file in list_files(job.exported_model)}
-    return {
+    described: Data = {
         name: {
             "size_bytes": size.size_bytes,
             "compressed_bytes": size.compressed_bytes,
@@ -36,6 +42,8 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
         }
         for name, size in sizes.items()
     }
+    warnings: list[JsonValue] = [*_warn(folder)]
+    return described | {"warnings": warnings} if warnings else described
 
 
 def _write_architecture(job: Job, folder: StageFolder) -> None:
@@ -55,6 +63,26 @@ def _write_companions(job: Job, folder: StageFolder) -> None:
     # What is computed with is what is written; an older name of the field would contradict it.
     config.pop("torch_dtype", None)
     config["dtype"] = "float32"
+    if job.removal is not None:
+        config.pop(CUT_FIELD, None)
     if is_cut(job.exported_model.architecture):
-        config[CUT_FIELD] = job.exported_model.architecture[CUT]
+        config |= _describe_shape(job)
     (folder.path / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _describe_shape(job: Job) -> dict[str, Any]:  # Any: values of JSON
+    """Return the fields of a config that make the cut model, or the one that only says that it is cut."""
+    fields = express(job.read_final().network.module)
+    if isinstance(fields, Inexpressible):
+        return {CUT_FIELD: job.exported_model.architecture[CUT], _WHY_FIELD: fields.reason}
+    return fields
+
+
+def _warn(folder: StageFolder) -> list[str]:
+    """Say why from_pretrained will not load the folder, where its config cannot express the cut."""
+    if not (folder.path / CONFIG).is_file():
+        return []
+    reason = json.loads((folder.path / CONFIG).read_bytes()).get(_WHY_FIELD)
+    if reason is None:
+        return []
+    return [f"from_pretrained of transformers does not load the cut model, only the service does: {reason}"]

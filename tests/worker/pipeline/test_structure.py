@@ -1,10 +1,13 @@
 """Jobs that cut units out: smaller files that load again, with zeros and training on top."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 
 from app.core.errors import ArchitectureMismatch, InvalidSpec
 from app.core.spec import JobSpec
@@ -17,6 +20,7 @@ from worker.measure.size import digest_file
 from worker.protocol import ModelInput
 from worker.pruning.errors import UnreachableTarget
 
+PAGE = Path(__file__).parents[3] / "docs" / "structure.md"
 PARAMETERS = 4_000
 STRUCTURE = {"target": {"metric": "parameters", "value": PARAMETERS}, "criterion": {"name": "taylor"}}
 
@@ -213,30 +217,21 @@ def test_a_target_below_the_smallest_model_ends_the_job_with_the_nearest(uploads
         run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
 
 
-def test_heads_and_neurons_of_a_folder_are_cut_and_read_again(tmp_path):
+def cut_folder(tmp_path, **structure):
+    """Cut a small BERT to 70 % of its products, and describe what came out as an upload."""
     dataset = dataset_input(tmp_path, csv_bytes(sentences()), max_tokens=8)
     model = make_bert_folder(tmp_path / "model")
-    given = text_input(
-        model,
-        dataset,
-        structure={"target": {"metric": "macs", "value": 20_000}, "kinds": ["head", "neuron"]},
-        recipe={"target": {"value": 0.0}},
-        finetune={"max_steps": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3},
-    )
-    first = run_job(tmp_path / "probe", text_input(model, dataset))
-    half = first.report.summary.macs.before * 0.7
-    structure = given.spec.structure.model_copy(
-        update={"target": given.spec.structure.target.model_copy(update={"value": half})}
-    )
-    run = run_job(
-        tmp_path / "work",
-        given.model_copy(update={"spec": given.spec.model_copy(update={"structure": structure})}),
-    )
-    assert run.report.summary.macs.after <= half
-    kinds = {group.kind for group in run.report.structure.groups if group.units_after < group.units_before}
-    assert kinds == {"head", "neuron"}
-    artifacts = run.output / "artifacts"
-    files = {path.name: path for path in artifacts.iterdir() if path.name != "masks.safetensors"}
+    dense = run_job(tmp_path / "dense", text_input(model, dataset)).report.summary
+    asked = {"target": {"metric": "macs", "value": 0.7 * dense.macs.before}, **structure}
+    finetune = {"max_steps": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3}
+    given = text_input(model, dataset)
+    spec = given.spec.model_dump(mode="json") | {"structure": asked, "finetune": finetune}
+    spec["recipe"]["target"]["value"] = 0.0
+    given = given.model_copy(update={"spec": JobSpec.model_validate_json(json.dumps(spec))})
+    run = run_job(tmp_path / "work", given)
+    assert run.report.summary.macs.after <= asked["target"]["value"]
+    files = {path.name: path for path in (run.output / "artifacts").iterdir()}
+    del files["masks.safetensors"]
     files["weights"] = files.pop("model.safetensors")
     exported = ModelInput(
         format="huggingface",
@@ -244,5 +239,34 @@ def test_heads_and_neurons_of_a_folder_are_cut_and_read_again(tmp_path):
         files=files,
         sha256={role: digest_file(path) for role, path in files.items()},
     )
+    return run, exported
+
+
+def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path):
+    run, exported = cut_folder(tmp_path, kinds=["head", "neuron"])
+    kinds = {group.kind for group in run.report.structure.groups if group.units_after < group.units_before}
+    assert kinds == {"head", "neuron"}
     loaded = read_model(exported)
     assert sum(p.numel() for p in loaded.network.module.parameters()) == run.report.summary.parameters.after
+    assert any("from_pretrained of transformers does not load" in warning for warning in run.report.warnings)
+    # The lines of the page load it all the same.
+    (code,) = re.findall(r"```python\n(from safetensors.*?)```", PAGE.read_text(), re.DOTALL)
+    scope = {"folder": run.output / "artifacts"}
+    exec(compile(code, "structure.md", "exec"), scope)
+    state = loaded.network.module.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in scope["model"].state_dict().items())
+
+
+def test_equal_widths_are_written_into_the_config_and_from_pretrained_loads_them(tmp_path):
+    pooler = {"match": "bert.pooler.dense", "set": {"exclude": True}}
+    run, exported = cut_folder(
+        tmp_path, kinds=["neuron"], ranking="uniform", max_fraction=0.95, layers=[pooler]
+    )
+    config = json.loads(exported.files["config.json"].read_bytes())
+    assert "secateur_cut" not in config
+    loaded = AutoModelForSequenceClassification.from_pretrained(run.output / "artifacts")
+    assert loaded.config.intermediate_size == config["intermediate_size"] < 64
+    tensors = load_file(run.output / "artifacts" / "model.safetensors")
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in tensors.items())
+    assert not any("from_pretrained" in warning for warning in run.report.warnings)
+    read_model(exported)

@@ -3,7 +3,7 @@
 from worker.pruning.removal.check import compare, prove
 from worker.pruning.removal.groups import Group, find_groups
 from worker.pruning.removal.shrinking import Shrunk, shrink
-from worker.pruning.removal.surgery import Removal, cut_state, masked, plan_removal, remove, removed
+from worker.pruning.removal.surgery import Removal, cut_state, masked, plan_removal, remove, removed, resize
 
 __all__ = [
     "Group",
@@ -17,5 +17,6 @@ __all__ = [
     "prove",
     "remove",
     "removed",
+    "resize",
     "shrink",
 ]

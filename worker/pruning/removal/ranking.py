@@ -20,23 +20,34 @@ class Limits:
     high: int
 
 
+Unit = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Order:
-    """Units as (group, unit) in the order in which they go; the first `forced` of them in any case."""
+    """Units as (group, unit) in the steps in which they go; the first `forced` steps in any case.
+
+    A step is one unit, or one of every group where these keep equal sizes.
+    """
 
     groups: tuple[Group, ...]
-    units: tuple[tuple[int, int], ...]
+    steps: tuple[tuple[Unit, ...], ...]
     forced: int
     multiple_of: int = 1
 
+    def count_units(self, count: int) -> int:
+        """Return how many units go in the first `count` steps."""
+        return sum(map(len, self.steps[:count]))
+
     def keep(self, count: int) -> dict[str, Tensor]:
-        """Return what is kept when the first `count` units are gone, bool [units] by group name.
+        """Return what is kept after the first `count` steps, bool [units] by group name.
 
         Of groups whose size would be no multiple, those that go last stay.
         """
         gone: dict[int, list[int]] = defaultdict(list)
-        for owner, unit in self.units[:count]:
-            gone[owner].append(unit)
+        for step in self.steps[:count]:
+            for owner, unit in step:
+                gone[owner].append(unit)
         kept = {}
         for number, group in enumerate(self.groups):
             removed = gone[number]
@@ -60,19 +71,43 @@ def order_units(
 
     Within a group the order is always that of the scores.
     """
+    if ranking == "uniform":
+        return _order_evenly(groups, scores, limits, multiple_of)
     keys = _compare(groups, scores, ranking)
     everyone = sorted(
         (key, group, unit) for group, values in enumerate(keys) for unit, key in enumerate(values)
     )
     counts = [0] * len(groups)
-    forced: list[tuple[int, int]] = []
-    free: list[tuple[int, int]] = []
+    forced: list[tuple[Unit, ...]] = []
+    free: list[tuple[Unit, ...]] = []
     for _, number, unit in everyone:
         limit = limits[groups[number].name]
         if counts[number] < limit.high:
-            (forced if counts[number] < limit.low else free).append((number, unit))
+            (forced if counts[number] < limit.low else free).append(((number, unit),))
             counts[number] += 1
     return Order(tuple(groups), (*forced, *free), len(forced), multiple_of)
+
+
+def _order_evenly(
+    groups: Sequence[Group], scores: Mapping[str, Tensor], limits: Mapping[str, Limits], multiple_of: int
+) -> Order:
+    """Take one unit of every group of one make and size at a time, all makes at an equal pace."""
+    classes: dict[object, list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        classes[_make_of(group), group.units].append(number)
+    forced: list[tuple[Unit, ...]] = []
+    free: list[tuple[float, int, tuple[Unit, ...]]] = []
+    for members in classes.values():
+        within = [limits[groups[number].name] for number in members]
+        low, high = max(limit.low for limit in within), min(limit.high for limit in within)
+        orders = [scores[groups[number].name].argsort(stable=True).tolist() for number in members]
+        for rank in range(max(low, high)):
+            step = tuple((number, order[rank]) for number, order in zip(members, orders, strict=True))
+            if rank < low:
+                forced.append(step)
+            else:
+                free.append(((rank + 1) / len(orders[0]), members[0], step))
+    return Order(tuple(groups), (*forced, *(step for *_, step in sorted(free))), len(forced), multiple_of)
 
 
 def find_limits(units: int, *, low: float, high: float) -> Limits:

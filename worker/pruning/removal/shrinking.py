@@ -141,12 +141,12 @@ def _search(
         with removed(model, plan(count)):
             return measure(model)
 
-    low, high = order.forced, len(order.units)
+    low, high = order.forced, len(order.steps)
     if metric == "accuracy_drop":
         count, probes = find_most(low, high, try_out, limit=limit, metric=metric, probes=ACCURACY_PROBES)
     else:
         count, probes = find_fewest(low, high, try_out, limit=limit, metric=metric)
-    return plan(count), probes
+    return plan(count), tuple(Probe(order.count_units(probe.removed), probe.value) for probe in probes)
 
 
 def _find_measure(

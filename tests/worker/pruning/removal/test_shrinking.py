@@ -34,6 +34,9 @@ DATA = [(torch.randn(8, 1, 8, 8, generator=GENERATOR), torch.arange(8) % 10) for
 MACS = {"metric": "macs", "value": 200_000}
 
 
+RANKINGS = ["global", "local", "isomorphic", "uniform"]
+
+
 def network() -> nn.Module:
     module = build({"name": "resnet8x8", "params": {}}).module
     draw_weights(module)
@@ -55,7 +58,7 @@ def structure(**given: Any) -> dict[str, Any]:  # Any: JSON
 scores = st.lists(st.lists(st.floats(0, 8, width=16), min_size=2, max_size=9), min_size=1, max_size=4)
 
 
-@given(scores, st.sampled_from(["global", "local", "isomorphic"]), st.sampled_from([1, 2, 4]), st.data())
+@given(scores, st.sampled_from(RANKINGS), st.sampled_from([1, 2, 4]), st.data())
 def test_no_unit_that_stays_is_less_important_than_one_of_its_group_that_goes(
     rows: list[list[float]], ranking: Any, multiple_of: int, data: st.DataObject
 ) -> None:
@@ -63,8 +66,8 @@ def test_no_unit_that_stays_is_less_important_than_one_of_its_group_that_goes(
     given_scores = {one.name: torch.tensor(row) for one, row in zip(groups, rows, strict=True)}
     limits = {one.name: find_limits(one.units, low=0.0, high=1.0) for one in groups}
     order = order_units(groups, given_scores, limits, ranking=ranking, multiple_of=multiple_of)
-    assert len(order.units) == sum(len(row) - 1 for row in rows)
-    kept = order.keep(data.draw(st.integers(0, len(order.units))))
+    assert order.count_units(len(order.steps)) == sum(len(row) - 1 for row in rows)
+    kept = order.keep(data.draw(st.integers(0, len(order.steps))))
     for name, mask in kept.items():
         assert mask.any()
         assert int(mask.sum()) % multiple_of == 0 or mask.all() or int(mask.sum()) < multiple_of <= len(mask)
@@ -78,13 +81,24 @@ def test_removing_more_never_brings_a_unit_back(rows: list[list[float]], ranking
     given_scores = {one.name: torch.tensor(row) for one, row in zip(groups, rows, strict=True)}
     limits = {one.name: find_limits(one.units, low=0.2, high=0.8) for one in groups}
     order = order_units(groups, given_scores, limits, ranking=ranking)
-    steps = [order.keep(count) for count in range(order.forced, len(order.units) + 1)]
+    steps = [order.keep(count) for count in range(order.forced, len(order.steps) + 1)]
     for before, after in itertools.pairwise(steps):
         assert all(bool((before[name] | ~after[name]).all()) for name in before)
         assert (
             sum(int(mask.sum()) for mask in after.values())
             == sum(map(int, map(torch.sum, before.values()))) - 1
         )
+
+
+def test_uniform_ranking_leaves_groups_of_one_make_at_one_size() -> None:
+    groups = [group(f"blocks.{number}.up.weight", 10) for number in range(3)]
+    given_scores = {one.name: torch.randn(10, generator=GENERATOR) for one in groups}
+    limits = {one.name: find_limits(one.units, low=0.2, high=0.8) for one in groups}
+    order = order_units(groups, given_scores, limits, ranking="uniform")
+    assert order.forced == 2
+    for count in range(order.forced, len(order.steps) + 1):
+        assert {int(mask.sum()) for mask in order.keep(count).values()} == {10 - count}
+        assert order.count_units(count) == 3 * count
 
 
 def test_local_ranking_takes_the_same_share_of_every_group() -> None:
