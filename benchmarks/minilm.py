@@ -54,6 +54,25 @@ def minilm_task(folder: Path, *, samples: int = 256, seed: int = 0) -> Task:
     )
 
 
+def load_pretrained(*, seed: int) -> nn.Module:
+    """Return the encoder as it was pretrained, with a classifier of two classes drawn with `seed`.
+
+    Raises ModuleNotFoundError without the package of the base model.
+    """
+    torch.manual_seed(seed)
+    model: nn.Module = BertForSequenceClassification(
+        BertConfig.from_json_file(find_package_folder() / "config.json")
+    )
+    base = load_file(find_package_folder() / "model.safetensors")
+    named = {f"bert.{name}": tensor.float() for name, tensor in base.items()}
+    missing, unexpected = model.load_state_dict(named, strict=False)
+    unknown = [name for name in unexpected if not name.endswith("position_ids")]
+    lacking = [name for name in missing if not name.startswith("classifier")]
+    if unknown or lacking:
+        raise ValueError(f"the weights do not fit: missing {lacking}, unexpected {unknown}")
+    return model
+
+
 def find_package_folder() -> Path:
     """Return the folder with the base model and the tokenizer; raises ModuleNotFoundError without it."""
     spec = importlib.util.find_spec(_PACKAGE)
