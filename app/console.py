@@ -79,7 +79,12 @@ def _tell_sizes(summary: Json) -> Iterator[Row]:
 def _sentences(report: Json) -> Iterator[str]:
     summary = report["summary"]
     sparsity = summary["sparsity"]
-    yield f"{sparsity['prunable']:.2%} of the prunable and {sparsity['total']:.2%} of all weights are zero."
+    if structure := report.get("structure"):
+        yield _tell_cut(structure, summary["parameters"])
+    # A cut alone leaves no zeros, and nobody asked for any.
+    if not structure or sparsity["total"] > 0.0:
+        prunable, total = f"{sparsity['prunable']:.2%}", f"{sparsity['total']:.2%}"
+        yield f"{prunable} of the prunable and {total} of all weights are zero."
     for metric in summary["metrics"]:
         yield f"{_name(metric)}: {_tell_change(metric)}.{_tell_flips(metric)}"
     if worst := summary.get("worst_class"):
@@ -89,6 +94,19 @@ def _sentences(report: Json) -> Iterator[str]:
             yield f"Control {control['name']}, {metric['name']}: {_tell_change(metric)}."
     for row in summary["latency"]:
         yield str(row["why"])
+
+
+def _tell_cut(structure: Json, parameters: Json) -> str:
+    """Say how much of what could be cut out of the model is gone."""
+    counts: dict[str, list[int]] = {}
+    for group in structure["groups"]:
+        if group["why_not"] is None:
+            before, gone = counts.setdefault(group["kind"], [0, 0])
+            units = group["units_before"]
+            counts[group["kind"]] = [before + units, gone + units - group["units_after"]]
+    told = ", ".join(f"{gone:,} of {before:,} {kind}s" for kind, (before, gone) in sorted(counts.items()))
+    left = parameters["after"] / parameters["before"]
+    return f"Cut out: {told}; {left:.1%} of the parameters are left."
 
 
 def _name(metric: Json) -> str:

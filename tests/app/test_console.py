@@ -116,3 +116,20 @@ def test_a_report_of_an_older_service_is_shown_too():
 
 
 NEW_IN_METRIC = ("higher_is_better", "average", "method", "p_value", "flips")
+
+
+def test_what_was_cut_out_is_told_by_kind_and_zeros_only_where_there_are_some():
+    groups = [
+        {"kind": "channel", "units_before": 16, "units_after": 6, "why_not": None},
+        {"kind": "channel", "units_before": 32, "units_after": 30, "why_not": None},
+        {"kind": "head", "units_before": 4, "units_after": 2, "why_not": None},
+        {"kind": "neuron", "units_before": 10, "units_after": 10, "why_not": "is what the model puts out"},
+    ]
+    none = {"masked": 0.0, "prunable": 0.0, "total": 0.0}
+    cut = {"structure": {"groups": groups}, "parameters": {"before": 1000, "after": 370}}
+    shown = render(change(**cut, sparsity=none))
+    assert "Cut out: 12 of 48 channels, 2 of 4 heads; 37.0% of the parameters are left." in shown
+    assert "are zero" not in shown
+    both = render(change(**cut))
+    assert "Cut out: " in both
+    assert "of all weights are zero." in both

@@ -119,7 +119,7 @@ def split(tracer: Tracer, result: Sequence[Tensor], args: Args, kwargs: Kwargs) 
 
 @rule("index_select")
 def index_select(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    axis, index = args[1], args[2].numpy()
+    axis, index = args[1], args[2].cpu().numpy()
     _pick(tracer, result, args[0], axis, lambda ids: np.take(ids, index, axis=axis))
 
 
