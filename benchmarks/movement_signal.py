@@ -75,7 +75,7 @@ def _train(task: Task, model: nn.Module) -> Pruner:
     pruner.attach(optimizer)
     for inputs, targets in _shuffle(task.calibration):
         assert isinstance(inputs, Mapping)
-        functional.cross_entropy(logits_of(model(**inputs)), targets).backward()
+        torch.autograd.backward(functional.cross_entropy(logits_of(model(**inputs)), targets))
         optimizer.step()
         pruner.step()
         optimizer.zero_grad()
