@@ -74,9 +74,8 @@ def _make_groups(tracer: Tracer, dims: Mapping[str, int]) -> Iterator[Group]:
     kept, heads = tracer.labels.find_kept(), set(tracer.labels.find_united_along().tolist())
     classes: dict[int, list[tuple[Axis | Knob, Ids]]] = defaultdict(list)
     for where, ids in tracer.axes.items():
-        found_roots = tracer.labels.find(ids)
-        for root in np.unique(found_roots).tolist():
-            classes[root].append((where, np.flatnonzero(found_roots == root)))
+        for root, positions in _split(tracer.labels.find(ids)):
+            classes[root].append((where, positions))
     grouped: dict[tuple[object, str | None], list[int]] = defaultdict(list)
     for root, places in classes.items():
         signature = tuple((where, len(positions)) for where, positions in places)
@@ -97,6 +96,13 @@ def _make_groups(tracer: Tracer, dims: Mapping[str, int]) -> Iterator[Group]:
         name = _name(owner, cuts, names)
         names.add(name)
         yield Group(name, _kind(owner, dims, is_head=is_head), cuts, why_not)
+
+
+def _split(roots: Ids) -> Iterator[tuple[int, Ids]]:
+    """Yield each root and its positions, by sorting once: a vocabulary has as many roots as words."""
+    order = np.argsort(roots, kind="stable")
+    found, starts = np.unique(roots[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _name(owner: Axis, cuts: tuple[Cut, ...], taken: set[str]) -> str:
