@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-removal \
+.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-movement bench-removal \
 	bench-select bench-criteria format clean
 
 help: ## Print this list
@@ -51,6 +51,9 @@ bench-resnets: $(STAMP) ## ResNet-20 and ResNet-56 at 70 and 90 %, with dense co
 
 bench-minilm: $(BENCH_STAMP) ## MiniLM-L6 on SST-2: magnitude, 2:4, movement, with a dense control (two hours)
 	$(BIN)/python -m benchmarks.minilm_training
+
+bench-movement: $(BENCH_STAMP) ## Movement against magnitude from a pretrained encoder (an hour)
+	$(BIN)/python -m benchmarks.movement
 
 bench-lottery: $(STAMP) ## Winning tickets against their controls (SECATEUR_FASHION_MNIST names its folder; hours)
 	$(BIN)/python -m benchmarks.lottery

@@ -7,10 +7,12 @@ bfloat16, half as long again per step in float32 on a CPU that has its products;
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from benchmarks.data_folder import NoBenchmarkData, find_data_folder, find_file
 from benchmarks.follow import Upload
@@ -90,15 +92,20 @@ def _spec(
 
 
 def prepare_model(data: Path, folder: Path) -> Upload:
-    """Write the model as the folder that transformers would save: config, weights, tokenizer.
+    """Write the fine-tuned model as the folder that transformers would save: config, weights, tokenizer.
 
     Raises NoBenchmarkData when a file or the package of its embeddings is missing.
     """
+    weights = load_file(find_file(data, "minilm_l6_sst2_encoder_fp16.safetensors"))
+    base = load_file(find_package_folder() / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"] = base["embeddings.word_embeddings.weight"]
+    return write_folder(weights, data, folder)
+
+
+def write_folder(weights: Mapping[str, Tensor], data: Path, folder: Path) -> Upload:
+    """Write a MiniLM-L6 with a classifier of two classes, in float32."""
     folder.mkdir(parents=True, exist_ok=True)
     package = find_package_folder()
-    weights = load_file(find_file(data, "minilm_l6_sst2_encoder_fp16.safetensors"))
-    base = load_file(package / "model.safetensors")
-    weights["bert.embeddings.word_embeddings.weight"] = base["embeddings.word_embeddings.weight"]
     plain = {name: tensor.float().contiguous() for name, tensor in weights.items()}
     save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads(find_file(data, "minilm_l6_sst2_config.json").read_text())
