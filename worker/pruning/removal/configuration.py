@@ -36,6 +36,9 @@ def express(model: nn.Module) -> Fields | Inexpressible:
     try:
         with torch.device("meta"):
             fresh = type(model)(type(config).from_dict(config.to_dict() | fields))
+    except MemoryError:
+        # The machine's fault, not the configuration's.
+        raise
     except Exception as error:  # whatever a configuration raises that does not take these numbers
         said = " ".join(str(error).split())
         return Inexpressible(f"the configuration does not take {_show(fields)}: {said}")
