@@ -10,6 +10,7 @@ from torch import nn
 from app.core.errors import ArchitectureMismatch
 from worker.models.inputs import compute_logits
 from worker.models.registry import Network
+from worker.numerics import is_out_of_memory
 from worker.pruning.errors import MaskMismatch
 from worker.pruning.removal.surgery import resize
 from worker.pruning.removal.tracer import Knob
@@ -66,5 +67,8 @@ def check_runs(network: Network, cut: JsonValue) -> None:
         with torch.inference_mode():
             compute_logits(network.module, network.inputs.blank(1, device))
     except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            # The machine's fault, not the upload's.
+            raise
         reason = str(error).strip().partition("\n")[0][:200]
         raise ArchitectureMismatch(f"the cut tensors do not fit each other: {reason}") from error

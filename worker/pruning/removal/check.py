@@ -14,6 +14,8 @@ from worker.pruning.removal.surgery import Removal, masked, plan_removal, remove
 Run = Callable[[nn.Module], object]
 TOLERANCE = 1e-5
 _TINY = 1e-30
+# The CPU's allocator has no error class of its own.
+_NO_MEMORY = "can't allocate memory"
 
 
 def compare(model: nn.Module, removal: Removal, run: Run) -> float:
@@ -72,6 +74,9 @@ def _prove(model: nn.Module, groups: Sequence[Group], run: Run) -> Iterator[Grou
             removal = plan_removal(model, [group], {group.name: kept})
             difference = _compare(model, removal, run, dense)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
+                # The machine's fault, not the model's.
+                raise
             reason = str(error).strip().partition("\n")[0][:200]
             yield replace(group, why_not=f"is a constant of the model's code: without one unit, {reason}")
             continue

@@ -1,5 +1,6 @@
 """What must be cut together, what must stay and why, on networks made for one trap each."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from tests.worker.pruning.removal.drawing import difference, draw_weights, find_and_prove, halve
 from worker.pruning.errors import Untraceable
+from worker.pruning.removal.check import prove
 from worker.pruning.removal.groups import Group, find_groups
 
 
@@ -140,6 +142,23 @@ def test_a_width_that_is_written_into_the_code_is_found_by_trying() -> None:
 
     found = study(Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2)), torch.randn(2, 5))
     assert "is a constant of the model's code" in str(found["a"].why_not)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_machine_out_of_memory_is_not_blamed_on_the_model(error: RuntimeError) -> None:
+    model = Functional(lambda layers, x: layers["b"](layers["a"](x)), a=nn.Linear(5, 8), b=nn.Linear(8, 2))
+    x, calls = torch.randn(2, 5), itertools.count()
+
+    def run(one: nn.Module) -> object:
+        # The dense and the masked pass go well, the removed one does not.
+        if next(calls) == 2:
+            raise error
+        return one(x)
+
+    with pytest.raises(type(error), match=str(error)):
+        prove(model, find_groups(model, x), run)
 
 
 def test_the_only_head_is_not_removed() -> None:
