@@ -1,26 +1,37 @@
 # syntax=docker/dockerfile:1
+# Two images of one source: `api` (api, relay, migrate) holds no torch, `worker` holds everything.
 FROM python:3.11-slim AS base
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_CONSTRAINT=/srv/secateur/constraints.txt
 WORKDIR /srv/secateur
+RUN pip install "pip>=25.1" \
+    && useradd --system --create-home --uid 10001 secateur \
+    && install -d -o secateur -g secateur /var/lib/secateur
+ENV SECATEUR_DATA_DIR=/var/lib/secateur SECATEUR_PULSE_DIR=/tmp
+VOLUME /var/lib/secateur
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+
+FROM base AS worker
+# The default wheel of torch brings gigabytes of CUDA; arguments for pip can name another one.
+ARG TORCH_INDEX_ARGS=""
 COPY app app
 COPY worker worker
 COPY migrations migrations
-# A CPU build of torch, unless the build is told otherwise: the default wheel brings gigabytes of CUDA.
-ARG TORCH_INDEX_ARGS=""
-RUN PIP_CONSTRAINT=constraints.txt pip install ${TORCH_INDEX_ARGS} . \
-    && useradd --system --create-home --uid 10001 secateur \
-    && install -d -o secateur -g secateur /var/lib/secateur
+RUN pip install ${TORCH_INDEX_ARGS} .
 USER secateur
-ENV SECATEUR_DATA_DIR=/var/lib/secateur
-VOLUME /var/lib/secateur
-
-FROM base AS worker
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
+    CMD ["python", "-m", "app.health", "worker"]
 CMD ["python", "-m", "worker"]
 
 FROM base AS api
+# The group is what the API imports; a test holds it to that.
+RUN pip install --group api
+COPY app app
+COPY worker worker
+COPY migrations migrations
+RUN pip install --no-deps .
+USER secateur
 ENV SECATEUR_HOST=0.0.0.0
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30s \
+    CMD ["python", "-m", "app.health", "api"]
 CMD ["secateur", "api"]

@@ -5,7 +5,8 @@ STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
 .PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-movement bench-removal \
-	bench-select bench-criteria format clean
+	bench-cut-resnet56 bench-cut-minilm bench-cut-latency bench-accuracy-drop bench-blocks \
+	bench-select bench-criteria bench-load chaos format clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,6 +23,13 @@ demo: $(STAMP) ## Train, serve, prune and report on real data (about two minutes
 
 test: $(STAMP) ## Run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+SEED ?= 1
+ROUNDS ?= 60
+MODE ?= scaled
+JOBS ?= light
+chaos: $(STAMP) ## Hurt the real processes by a seeded schedule, then judge: SEED=n ROUNDS=m MODE=scaled|embedded JOBS=light|real
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --seed $(SEED) --rounds $(ROUNDS) --mode $(MODE) --jobs $(JOBS)
 
 check: $(STAMP) ## Lint, types, architecture, fresh catalog
 	$(BIN)/ruff check .
@@ -63,6 +71,24 @@ bench-dynamic: $(STAMP) ## RigL and SET against a static random mask (an hour an
 
 bench-removal: $(BENCH_STAMP) ## Half of every group cut out of 18 networks: the same outputs as masked
 	$(BIN)/python -m benchmarks.removal
+
+bench-load: $(STAMP) ## Latencies of the API and of claims with 100, 1,000 and 10,000 jobs queued on Postgres (minutes)
+	$(BIN)/python -m benchmarks.load
+
+bench-cut-resnet56: $(BENCH_STAMP) ## ResNet-56 with 2.57 times fewer products, beside torch-pruning (an hour)
+	$(BIN)/python -m benchmarks.cut_resnet56
+
+bench-cut-minilm: $(BENCH_STAMP) ## Half of MiniLM-L6's heads and FFN neurons cut out, trained, reloaded (half an hour)
+	$(BIN)/python -m benchmarks.cut_minilm
+
+bench-cut-latency: $(BENCH_STAMP) ## Half of the products of five networks cut out: what torch and onnxruntime save (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cut_latency
+
+bench-accuracy-drop: $(BENCH_STAMP) ## The smallest ResNet-20 and MiniLM-L6 that lose at most a point (ten minutes)
+	$(BIN)/python -m benchmarks.accuracy_drop
+
+bench-blocks: $(BENCH_STAMP) ## Layers of MiniLM-L6 left out by each importance, beside all choices there are (half an hour)
+	$(BIN)/python -m benchmarks.blocks
 
 bench-gpt: $(BENCH_STAMP) ## A small GPT-2 at 50 %: perplexity by wanda, sparsegpt, magnitude (ten minutes)
 	$(BIN)/python -m benchmarks.gpt

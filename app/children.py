@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Child:
     restarts: int = 0
     started_at: float = 0.0
     start_after: float = field(default=0.0)
+    # Told the process id of one that has died.
+    on_death: Callable[[int], None] = lambda _: None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -55,6 +57,7 @@ class Child:
             self.start_after = now + delay_s
             fields = {"child": self.name, "exit_code": self.process.returncode, "delay_s": delay_s}
             _log.warning("child ended; starting it again", extra=fields)
+            self.on_death(self.process.pid)
         if now >= self.start_after:
             self.start()
 

@@ -13,8 +13,9 @@ import httpx
 import typer
 from rich.console import Console
 
-from app import processes
-from app.client import ApiError, Client, DownloadRefused, Unreachable, WaitTimeout
+from app import maintenance, processes
+from app.client import Client
+from app.client_errors import ApiError, DownloadRefused, Unreachable, WaitTimeout
 from app.console import show_job, show_refusal, show_report
 from app.progress_bar import job_progress
 from app.spec_file import InvalidSpecFile, SpecFile, read_spec_file
@@ -44,11 +45,13 @@ Key = Annotated[
 ]
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 Spec = Annotated[Path, typer.Argument(help="A spec in YAML or JSON, which may name local files.")]
+FromStart = Annotated[bool, typer.Option("--from-start", help="Take up no checkpoint.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")]
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer(name="secateur", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(processes.commands)
+app.add_typer(maintenance.commands)
 _err = Console(stderr=True)
 
 
@@ -116,11 +119,34 @@ def download(job_id: JobId, url: Url = _DEFAULT_URL, api_key: ApiKey = None, out
 def cancel(job_id: JobId, url: Url = _DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """Ask for a job to be cancelled."""
     with _client(url, api_key) as client:
-        job = client.cancel(job_id)
-    if as_json:
-        typer.echo(json.dumps(job))
-    else:
-        show_job(Console(), job)
+        _tell(client.cancel(job_id), as_json=as_json)
+
+
+@app.command()
+def pause(job_id: JobId, url: Url = _DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Ask for a job to be paused; it keeps a checkpoint and frees its device."""
+    with _client(url, api_key) as client:
+        _tell(client.pause(job_id), as_json=as_json)
+
+
+@app.command()
+def resume(job_id: JobId, url: Url = _DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Let a paused job go on from its checkpoint."""
+    with _client(url, api_key) as client:
+        _tell(client.resume(job_id), as_json=as_json)
+
+
+@app.command()
+def retry(
+    job_id: JobId,
+    from_start: FromStart = False,
+    url: Url = _DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a job again that failed or was cancelled."""
+    with _client(url, api_key) as client:
+        _tell(client.retry(job_id, start="start" if from_start else "checkpoint"), as_json=as_json)
 
 
 @app.command()
@@ -153,6 +179,13 @@ def _client(url: str, api_key: str | None) -> Iterator[Client]:
         raise _give_up(str(error), Exit.BAD_SPEC) from error
     except KeyboardInterrupt as error:
         raise _give_up("interrupted; a job that was queued goes on", Exit.INTERRUPTED) from error
+
+
+def _tell(job: _Json, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(job))
+    else:
+        show_job(Console(), job)
 
 
 def _give_up(sentence: str, code: Exit) -> typer.Exit:

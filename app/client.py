@@ -7,52 +7,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from app.client_errors import DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
+from app.client_retries import ATTEMPTS, pause_s, raise_refusal, send_until_answered
 from app.core.huggingface import INDEX, SHARD, WEIGHTS, is_taken
+from app.redirects import is_this_machine, stream_file
 
 Json = dict[str, Any]  # Any: JSON as the service sent it
 
 _TIMEOUT = httpx.Timeout(30.0, read=90.0)
-_ATTEMPTS = 5
-_FIRST_PAUSE_S = 0.2
 _LONG_POLL_S = 30
-_TRANSIENT = frozenset({429, 502, 503, 504})
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}")
-
-
-class Unreachable(Exception):
-    """The service did not answer, or answered that it cannot now, in every attempt."""
-
-
-class DownloadRefused(Exception):
-    """A file that the service offers cannot be kept."""
-
-
-class DigestMismatch(DownloadRefused):
-    """A downloaded file is not what the service said; it was deleted."""
-
-
-class WaitTimeout(Exception):
-    """The job has not ended in the given time; it goes on."""
-
-
-class ApiError(Exception):
-    """The service refused; `problem` is what it said, RFC 9457."""
-
-    def __init__(self, status: int, problem: Json) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or f"status {status}")
-        self.status = status
-        self.problem = problem
-
-    @property
-    def code(self) -> str:
-        return str(self.problem.get("code", f"http_{self.status}"))
 
 
 class Client:
@@ -67,7 +37,7 @@ class Client:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # A proxy of the environment is never between us and our own machine.
         self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not _is_this_machine(url)
+            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not is_this_machine(url)
         )
 
     def __enter__(self) -> Self:
@@ -138,6 +108,22 @@ class Client:
     def cancel(self, job_id: str) -> Json:
         return self._json(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel"))
 
+    def pause(self, job_id: str) -> Json:
+        """Ask for a pause, which costs no attempt."""
+        return self._json(lambda: self._http.post(f"/v1/jobs/{job_id}/pause"))
+
+    def resume(self, job_id: str) -> Json:
+        """Let a paused job go on from its checkpoint."""
+        return self._json(lambda: self._http.post(f"/v1/jobs/{job_id}/resume"))
+
+    def retry(self, job_id: str, *, start: str = "checkpoint") -> Json:
+        """Queue a failed or cancelled job again, from its `checkpoint` or from the `start`."""
+        return self._json(lambda: self._http.post(f"/v1/jobs/{job_id}/retry", json={"from": start}))
+
+    def attempts(self, job_id: str) -> list[Json]:
+        """Return the attempts at a job, the newest first."""
+        return self._list(f"/v1/jobs/{job_id}/attempts")
+
     def wait(
         self,
         job_id: str,
@@ -167,9 +153,9 @@ class Client:
                 return
             except httpx.TransportError as error:
                 failures += 1
-                if failures >= _ATTEMPTS:
+                if failures >= ATTEMPTS:
                     raise Unreachable(f"{self._http.base_url} does not answer: {error}") from error
-                time.sleep(_pause_s(failures))
+                time.sleep(pause_s(failures))
 
     def report(self, job_id: str) -> Json:
         return self._get_json(f"/v1/jobs/{job_id}/report")
@@ -182,7 +168,8 @@ class Client:
 
     def mask(self, job_id: str, name: str) -> bytes:
         """Return a mask's bits: `numpy.packbits(..., bitorder="little")` of the C-order mask, 1 = kept."""
-        return self._send(lambda: self._http.get(f"/v1/jobs/{job_id}/masks/{name}")).content
+        url = f"/v1/jobs/{job_id}/masks/{name}"
+        return send_until_answered(lambda: self._http.get(url), str(self._http.base_url)).content
 
     def artifacts(self, job_id: str) -> list[Json]:
         return self._list(f"/v1/jobs/{job_id}/artifacts")
@@ -206,9 +193,9 @@ class Client:
                 break
             except httpx.TransportError as error:
                 failures += 1
-                if failures >= _ATTEMPTS:
+                if failures >= ATTEMPTS:
                     raise Unreachable(f"{artifact['name']} broke off {failures} times: {error}") from error
-                time.sleep(_pause_s(failures))
+                time.sleep(pause_s(failures))
         with part.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != artifact["sha256"]:
@@ -222,8 +209,8 @@ class Client:
         if have >= artifact["size_bytes"] > 0:
             have = 0
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{artifact["sha256"]}"'} if have else {}
-        with self._http.stream("GET", url, headers=headers) as response:
-            _raise_refusal(response)
+        with stream_file(self._http, url, headers) as response:
+            raise_refusal(response)
             resumed = have > 0 and response.status_code == httpx.codes.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
                 # As they come: larger pieces would be lost when the connection breaks in one.
@@ -242,7 +229,7 @@ class Client:
     def _stream_events(self, job_id: str, after: int, deadline: float | None) -> Iterator[Json]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         with self._http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
-            _raise_refusal(response)
+            raise_refusal(response)
             for line in response.iter_lines():
                 # Heartbeats come even when events do not, so that this is asked again and again.
                 if deadline is not None and time.monotonic() > deadline:
@@ -278,58 +265,9 @@ class Client:
         return self._json(lambda: self._http.get(url, params=params, headers=headers))
 
     def _json(self, send: Callable[[], httpx.Response]) -> Json:
-        found: Json = self._send(send).json()
+        found: Json = send_until_answered(send, str(self._http.base_url)).json()
         return found
-
-    def _send(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        """Send until there is an answer that is not transient; everything sent this way may be repeated."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                response = send()
-            except httpx.TransportError as error:
-                if attempt == _ATTEMPTS:
-                    raise Unreachable(f"{self._http.base_url} does not answer: {error}") from error
-                time.sleep(_pause_s(attempt))
-                continue
-            if not _is_transient(response) or attempt == _ATTEMPTS:
-                _raise_refusal(response)
-                return response
-            time.sleep(min(float(response.headers.get("Retry-After", _pause_s(attempt))), 10.0))
-        raise AssertionError("the last attempt returns or raises")
-
-
-def _is_transient(response: httpx.Response) -> bool:
-    if response.status_code == httpx.codes.CONFLICT:
-        # The first sending of this request broke off for us, but the service is still at it.
-        return b'"idempotency_in_flight"' in response.content
-    return response.status_code in _TRANSIENT
-
-
-def _raise_refusal(response: httpx.Response) -> None:
-    if response.is_success:
-        return
-    response.read()
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {"title": response.text[:200]}
-    problem = problem if isinstance(problem, dict) else {"title": str(problem)[:200]}
-    if response.status_code in _TRANSIENT - {httpx.codes.TOO_MANY_REQUESTS}:
-        raise Unreachable(str(problem.get("detail", problem.get("title"))))
-    raise ApiError(response.status_code, problem)
 
 
 def _new_key() -> str:
     return uuid.uuid4().hex
-
-
-def _pause_s(attempt: int) -> float:
-    return float(_FIRST_PAUSE_S * 2.0 ** (attempt - 1))
-
-
-def _is_this_machine(url: str) -> bool:
-    host = httpx.URL(url).host
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

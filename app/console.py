@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.client import ApiError
+from app.client_errors import ApiError
 
 Json = dict[str, Any]  # Any: JSON as the service sent it
 

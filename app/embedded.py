@@ -1,6 +1,7 @@
 """Embedded mode: one command that runs the whole service on one machine, out of one folder."""
 
 import fcntl
+import json
 import logging
 import os
 import signal
@@ -13,12 +14,17 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 import httpx
+from pydantic import SecretStr
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import valkey
 from app.children import Child
-from app.core import schema
+from app.core import job_returns, schema
+from app.core.addresses import is_loopback
 from app.core.config import Settings
-from app.core.db import make_engine
+from app.core.db import make_engine, make_sessions
+from app.core.job_writes import name_owner
+from app.core.startup import check_database_answers
 
 _log = logging.getLogger(__name__)
 _READY_WITHIN_S = 60.0
@@ -39,9 +45,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         signal.signal(number, lambda *_: stop.set())
     with _exclusive(settings):
         settings = _with_free_port(settings)
-        engine = make_engine(settings.database_url)
-        schema.upgrade(engine)
-        engine.dispose()
+        _migrate(settings)
         children = _children(settings)
         try:
             for child in children:
@@ -57,13 +61,26 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         finally:
             # Last started, first stopped: the worker gives its jobs back while the rest still runs.
             for child in reversed(children):
-                child.stop(grace_s=settings.kill_grace_s + 5.0)
+                child.stop(grace_s=max(settings.kill_grace_s, settings.shutdown_grace_s) + 5.0)
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """Return this process's environment with every setting in it, for a child that reads them again."""
-    values = settings.model_dump(mode="json")
-    return dict(os.environ) | {f"SECATEUR_{name.upper()}": str(value) for name, value in values.items()}
+    values = settings.model_dump(mode="json", exclude_none=True)
+    values |= {name: one.get_secret_value() for name, one in settings if isinstance(one, SecretStr)}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return dict(os.environ) | {f"SECATEUR_{name.upper()}": text for name, text in texts.items()}
+
+
+def _migrate(settings: Settings) -> None:
+    check_database_answers(settings)
+    engine = make_engine(settings.database_url)
+    try:
+        schema.upgrade(engine)
+    except schema.SchemaTooNew as error:
+        raise CannotServe(str(error)) from error
+    finally:
+        engine.dispose()
 
 
 def _children(settings: Settings) -> list[Child]:
@@ -76,13 +93,31 @@ def _children(settings: Settings) -> list[Child]:
         settings = settings.model_copy(update={"broker_url": valkey.broker_url(path)})
         command = valkey.server_command(binary, settings.data_dir, path)
         children.append(Child("valkey", command, {}, logs / "valkey.log"))
-    env = environment(settings)
+    # They all start at once, and the broker is one of them.
+    patient = settings.model_copy(update={"start_wait_s": max(settings.start_wait_s, _READY_WITHIN_S / 2)})
+    # The only worker is the one here: what it has not, no worker has.
+    devices = ["cpu"] if settings.worker_device == "cpu" else ["cpu", "cuda"]
+    env = environment(patient.model_copy(update={"devices": settings.devices or devices}))
     programs = {
         "api": [sys.executable, "-m", "app.cli", "api"],
         "relay": [sys.executable, "-m", "app.cli", "relay"],
         "worker": [sys.executable, "-m", "worker"],
     }
-    return children + [Child(name, cmd, env, logs / f"{name}.log") for name, cmd in programs.items()]
+    children += [Child(name, cmd, env, logs / f"{name}.log") for name, cmd in programs.items()]
+    children[-1].on_death = lambda pid: _end_leases(settings, pid)
+    return children
+
+
+def _end_leases(settings: Settings, pid: int) -> None:
+    """Have the jobs of a worker that died taken back at once, before their leases run out."""
+    engine = make_engine(settings.database_url)
+    try:
+        with make_sessions(engine).begin() as session:
+            job_returns.end_leases_of(session, name_owner(pid))
+    except SQLAlchemyError as error:
+        _log.warning("leases of the dead worker stay", extra={"pid": pid, "error": str(error)})
+    finally:
+        engine.dispose()
 
 
 def _wait_until_ready(settings: Settings, children: list[Child], stop: threading.Event) -> None:
@@ -106,10 +141,10 @@ def _wait_until_ready(settings: Settings, children: list[Child], stop: threading
 def _refuse_open_network(settings: Settings) -> None:
     """There are no keys yet: whoever reaches the port can use the service, so only this machine may."""
     try:
-        loopback = settings.host == "localhost" or ip_address(settings.host).is_loopback
+        ip_address(settings.host.replace("localhost", "127.0.0.1"))
     except ValueError as error:
         raise CannotServe(f"host: expected an address such as 127.0.0.1, found {settings.host!r}") from error
-    if not loopback and not settings.allow_anonymous_network:
+    if not is_loopback(settings.host) and not settings.allow_anonymous_network:
         raise CannotServe(
             f"{settings.host} can be reached by others, and this version has no keys: "
             "serve on 127.0.0.1, or set SECATEUR_ALLOW_ANONYMOUS_NETWORK=true behind a proxy with keys"

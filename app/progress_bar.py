@@ -34,7 +34,7 @@ class JobProgress:
 
     def show(self, event: Json) -> None:
         """Take the next event into the lines."""
-        data, stage = event["data"], event["stage"]
+        data = event["data"]
         if _is_number(data.get("fraction")):
             self._progress.update(self._task, completed=data["fraction"])
         if event["type"] == "job.succeeded":
@@ -42,7 +42,7 @@ class JobProgress:
         self._progress.details = ", ".join(_tell(data))
         self._progress.update(
             self._task,
-            description=stage or event["type"].removeprefix("job."),
+            description=_tell_state(event),
             step=_tell_step(data),
             eta=_tell_eta(data.get("eta_s")),
         )
@@ -71,6 +71,13 @@ class _TwoLines(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         yield Text(self.details, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _tell_state(event: Json) -> str:
+    """Say the stage, or what became of the job; a pause that was asked for has not come yet."""
+    if event["type"] == "pause.requested":
+        return "pausing"
+    return str(event["stage"] or event["type"].removeprefix("job."))
 
 
 def _tell(data: Json) -> Iterator[str]:

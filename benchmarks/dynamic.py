@@ -12,7 +12,7 @@ from benchmarks.rows import Row, run_rows, show_finals
 from benchmarks.scratch import prepare_untrained
 
 OUTPUT = Path("bench-output") / "dynamic"
-# Without a teacher an epoch of 49,059 images takes about three minutes on one thread.
+# Without a teacher, in bfloat16, an epoch of 49,059 images takes about two minutes on one thread.
 _EPOCHS = 6
 
 
@@ -55,6 +55,7 @@ def _spec(sparsity: float, schedule: str) -> dict[str, Any]:  # Any: JSON
             "learning_rate": 0.1,
             "weight_decay": 5e-4,
             "augment": True,
+            "precision": "bfloat16",
             "distillation": None,
         },
         "evaluation": {"latency": None},

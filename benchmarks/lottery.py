@@ -60,6 +60,7 @@ def _prepare(chosen: Sequence[str]) -> tuple[list[Row], dict[str, Upload], dict[
         datasets["cifar10"] = _take_fifth(prepare_cifar(inputs / "cifar", "resnet20")[1])
         for sparsity in (0.8, 0.9):
             spec = _spec(sparsity, rounds=5, epochs=5, learning_rate=0.1, augment=True, rewind=0.1)
+            spec["finetune"]["precision"] = "bfloat16"
             rows.append(Row(f"ResNet-20 {sparsity:.0%}", "resnet{seed}", "cifar10", spec, seeds=_SEEDS))
     return rows, models, datasets
 

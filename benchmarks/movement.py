@@ -57,12 +57,16 @@ def _rows() -> list[Row]:
 
 
 def _spec(criterion: str, sparsity: float) -> dict[str, Any]:  # Any: JSON
+    window = {"start_fraction": 0.1, "end_fraction": 0.7}
+    if criterion == "movement":
+        # At every step, as in the paper: what goes at once all goes down one slope.
+        window["interval_fraction"] = 1.0 / _STEPS
     return {
         "recipe": {
             "criterion": {"name": criterion},
             "allocation": {"name": "uniform"},
             "target": {"metric": "sparsity", "value": sparsity},
-            "schedule": {"name": "cubic", "params": {"start_fraction": 0.1, "end_fraction": 0.7}},
+            "schedule": {"name": "cubic", "params": window},
             "layers": [{"match": glob, "set": {"exclude": True}} for glob in ("bert.pooler*", "classifier*")],
         },
         "finetune": {

@@ -6,6 +6,7 @@ movement scores of those steps, by magnitude, or by chance. Printed is the accur
 the largest tenth of the weights the movement scores would have pruned: by chance it is the sparsity itself.
 """
 
+import argparse
 import copy
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,11 @@ _LEARNING_RATE = 5e-5
 _SPARSITIES = (0.1, 0.3, 0.5)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print one row for a start and a sparsity; returns 2 when the data is not there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="of the scores")
+    optimizer = parser.parse_args(arguments).optimizer
     torch.set_num_threads(1)
     try:
         task = minilm_task(find_data_folder(), samples=_STEPS * _BATCH)
@@ -41,10 +45,10 @@ def main() -> int:
     for head in ("start", "trained", "sparsity", "movement", "magnitude", "random", "of the largest tenth"):
         table.add_column(head, justify="left" if head == "start" else "right")
     for name, model in starts.items():
-        pruner = _train(task, model)
+        pruner = _train(task, model, optimizer)
         dense = task.accuracy(model)
         for sparsity in _SPARSITIES:
-            masks, accuracy = _prune_by_movement(task, model, pruner, sparsity)
+            masks, accuracy = _prune_by_movement(task, model, pruner, _recipe(task, sparsity, optimizer))
             table.add_row(
                 name,
                 f"{dense:.2%}",
@@ -58,20 +62,24 @@ def main() -> int:
     return 0
 
 
-def _recipe(task: Task, criterion: str, sparsity: float) -> dict[str, Any]:  # Any: JSON
+def _recipe(task: Task, sparsity: float, optimizer: str) -> dict[str, Any]:  # Any: JSON
+    return _choose(task, {"name": "movement", "params": {"optimizer": optimizer}}, sparsity)
+
+
+def _choose(task: Task, criterion: dict[str, Any], sparsity: float) -> dict[str, Any]:  # Any: JSON
     return {
-        "criterion": {"name": criterion},
+        "criterion": criterion,
         "allocation": {"name": "uniform"},
         "target": {"metric": "sparsity", "value": sparsity},
         "layers": [{"match": glob, "set": {"exclude": True}} for glob in task.excluded],
     }
 
 
-def _train(task: Task, model: nn.Module) -> Pruner:
+def _train(task: Task, model: nn.Module, scores_by: str) -> Pruner:
     """Train without pruning; the pruner that comes back has learned the scores."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.0)
-    pruner = Pruner(model, _recipe(task, "movement", 0.5))
+    pruner = Pruner(model, _recipe(task, 0.5, scores_by))
     pruner.attach(optimizer)
     for inputs, targets in _shuffle(task.calibration):
         assert isinstance(inputs, Mapping)
@@ -90,18 +98,21 @@ def _shuffle(batches: Sequence[Batch]) -> list[Batch]:
 
 
 def _prune_by_movement(
-    task: Task, model: nn.Module, learned: Pruner, sparsity: float
+    task: Task,
+    model: nn.Module,
+    learned: Pruner,
+    recipe: dict[str, Any],  # Any: JSON
 ) -> tuple[MaskSet, float]:
     state = learned.state_dict()
     pruned = copy.deepcopy(model)
-    pruner = Pruner(pruned, _recipe(task, "movement", sparsity))
+    pruner = Pruner(pruned, recipe)
     pruner.load_state_dict(state | {"recipe": pruner.state_dict()["recipe"]})
     return pruner.update(), task.accuracy(pruned)
 
 
 def _prune_by(task: Task, model: nn.Module, criterion: str, sparsity: float) -> float:
     pruned = copy.deepcopy(model)
-    prune(pruned, _recipe(task, criterion, sparsity))
+    prune(pruned, _choose(task, {"name": criterion}, sparsity))
     return task.accuracy(pruned)
 
 

@@ -29,7 +29,8 @@ _POLL_S = 2.0
 class Row:
     """`spec` lacks ids and seed; a `model` "name{seed}" is another one for every seed.
 
-    `most_drop` bars the mean drop, `control` is the label of the row that it is compared with.
+    `most_drop` bars the mean drop, `control` is the label of the row that it is compared with. The artifacts
+    of a row that `keeps_files` are downloaded into a folder of its label.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Row:
     seeds: tuple[int, ...] = (0,)
     most_drop: float | None = None
     control: str | None = None
+    keeps_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def run_rows(
     """Run every row; returns the results in order. Raises RuntimeError naming the jobs that failed."""
     console = Console()
     output.mkdir(parents=True, exist_ok=True)
-    settings = {"worker_slots": slots, "runner_threads": 1}
+    # Checkpoints that were replaced go after minutes: an hour's worth of a transformer's fills a disk.
+    settings = {"worker_slots": slots, "runner_threads": 1, "store_grace_s": 120.0}
     with serving(output / "data", **settings) as url, Client(url) as client:
         ids = _submit(client, rows, models=models, datasets=datasets)
         jobs = _follow(client, ids, console)
@@ -72,9 +75,17 @@ def run_rows(
         if failed:
             raise RuntimeError("; ".join(failed))
         reports = {label: client.report(job["id"]) for label, job in jobs.items()}
+        for row in (row for row in rows if row.keeps_files):
+            for seed in row.seeds:
+                _download(client, jobs[_label(row, seed)]["id"], find_files(output, row, seed))
     for label, report in reports.items():
         (output / f"{label.replace('/', '-')}.json").write_text(json.dumps(report, indent=1))
     return [Result(row, tuple(reports[_label(row, seed)] for seed in row.seeds)) for row in rows]
+
+
+def find_files(output: Path, row: Row, seed: int) -> Path:
+    """Return the folder with the artifacts of a row that keeps them, for one of its seeds."""
+    return output / _label(row, seed).replace("/", "-")
 
 
 def show_rows(results: Sequence[Result], *, title: str, is_share: bool = True) -> int:
@@ -150,6 +161,12 @@ def _submit(
             }
             ids[_label(row, seed)] = client.create_job(spec)["id"]
     return ids
+
+
+def _download(client: Client, job_id: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for artifact in client.artifacts(job_id):
+        client.download(job_id, artifact, folder)
 
 
 def _follow(client: Client, ids: Mapping[str, str], console: Console) -> dict[str, Json]:

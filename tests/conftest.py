@@ -12,11 +12,14 @@ from hypothesis import HealthCheck, settings
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 for _name in [
-    name for name in os.environ if name.startswith("SECATEUR_") and not name.startswith("SECATEUR_BENCH")
+    name
+    for name in os.environ
+    if name.startswith(("SECATEUR_", "AWS_")) and not name.startswith("SECATEUR_BENCH")
 ]:
     del os.environ[_name]
 
 from tests.support.postgres import PostgresServer  # noqa: E402
+from tests.support.s3 import S3Server  # noqa: E402
 
 # A slow machine is no failure: neither a deadline for one example nor a verdict on how fast they are made.
 settings.register_profile("secateur", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -39,3 +42,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'secateur.db'}"
     return request.getfixturevalue("postgres").create_database(f"t{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server

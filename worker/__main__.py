@@ -1,25 +1,42 @@
 """Start a worker: `python -m worker`, configured by `SECATEUR_*`."""
 
 import os
+import sys
 
-from app.core.config import Settings
 from app.core.logs import configure_logging
+from app.core.queue import ANY_QUEUE, CUDA_QUEUE
+from app.core.startup import CannotStart, check_parts, read_settings
 from worker.context import make_context
+from worker.poller import start_poller
+from worker.scratch import keep_clear
 from worker.tasks import make_worker
+
+EXIT_CANNOT_START = 1
 
 
 def main() -> None:
     """Serve hints until SIGTERM, which gives running jobs back."""
-    settings = Settings()
     configure_logging("worker")
-    celery = make_worker(make_context(settings))
+    try:
+        settings = read_settings()
+        check_parts(settings)
+    except CannotStart as error:
+        sys.stderr.write(f"secateur: {error}\n")
+        sys.exit(EXIT_CANNOT_START)
+    context = make_context(settings)
+    keep_clear(context)
+    celery = make_worker(context)
+    start_poller(context)
+    queues = ANY_QUEUE if settings.worker_device == "cpu" else f"{CUDA_QUEUE},{ANY_QUEUE}"
     # One thread more than slots: a model check never waits behind a job that runs for hours.
-    threads = settings.worker_slots + 1
+    threads = context.slots.total + 1
     celery.worker_main(
         [
+            "--quiet",  # its banner is no JSON
             "worker",
             "--pool=threads",
             f"--concurrency={threads}",
+            f"--queues={queues}",
             f"--hostname=secateur-{os.getpid()}@%h",
             "--loglevel=INFO",
             "--without-gossip",

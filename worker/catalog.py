@@ -46,6 +46,7 @@ def build_catalog() -> dict[str, JsonValue]:
     """Describe everything that a spec or a manifest may name."""
     return {
         "criteria": _describe_plugins("criterion"),
+        "block_criteria": _describe_plugins("block_criterion"),
         "patterns": _describe_plugins("pattern"),
         "allocations": _describe_plugins("allocation"),
         "schedules": _describe_plugins("schedule"),

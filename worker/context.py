@@ -1,13 +1,17 @@
 """What every task of a worker needs, made once when the worker starts."""
 
 import os
-import socket
 import threading
 from dataclasses import dataclass, field
 
-from app.core.config import Settings
+from app.core.blobs import Blobs, open_blobs
+from app.core.config import Device, Settings
 from app.core.db import Sessions, make_engine, make_sessions
-from app.core.storage import LocalStore, make_store
+from app.core.job_writes import name_owner
+from worker.input_cache import InputCache
+from worker.schema_watch import SchemaWatch
+from worker.slots import Slots, list_devices, make_slots
+from worker.version import code_version
 
 
 @dataclass(frozen=True)
@@ -16,17 +20,30 @@ class WorkerContext:
 
     settings: Settings
     sessions: Sessions
-    store: LocalStore
+    store: Blobs
+    inputs: InputCache
     owner: str
-    slots: threading.Semaphore
+    reading_sessions: Sessions
+    slots: Slots
+    devices: tuple[Device, ...]
+    version: str
+    schema: SchemaWatch
     draining: threading.Event = field(default_factory=threading.Event)
 
 
 def make_context(settings: Settings) -> WorkerContext:
+    engine = make_engine(settings.database_url)
+    sessions = make_sessions(engine)
+    store = open_blobs(settings, sessions)
     return WorkerContext(
         settings=settings,
-        sessions=make_sessions(make_engine(settings.database_url)),
-        store=make_store(settings.store_url),
-        owner=f"{socket.gethostname()}:{os.getpid()}",
-        slots=threading.Semaphore(settings.worker_slots),
+        sessions=sessions,
+        reading_sessions=make_sessions(engine, reads_only=True),
+        store=store,
+        inputs=InputCache(store, settings.cache_dir, max_bytes=settings.worker_cache_bytes),
+        owner=name_owner(os.getpid()),
+        slots=make_slots(settings),
+        devices=list_devices(settings),
+        version=code_version(),
+        schema=SchemaWatch(sessions),
     )

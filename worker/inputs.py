@@ -1,21 +1,24 @@
 """Turn rows of uploaded models and datasets into what a runner reads: local files with their digests."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.core.storage import LocalStore
 from app.core.tables import Dataset, Model
 from worker.protocol import DatasetInput, ModelInput
 
+# Gives the path of a digest's bytes on this machine, checked.
+Place = Callable[[str], Path]
 
-def model_input(model: Model, store: LocalStore) -> ModelInput:
-    files, sha256 = _local_files(model.files, store)
+
+def model_input(model: Model, place: Place) -> ModelInput:
+    files, sha256 = _local_files(model.files, place)
     architecture = model.manifest.get("architecture") or {}
     return ModelInput(format=model.format, architecture=architecture, files=files, sha256=sha256)
 
 
-def dataset_input(dataset: Dataset, store: LocalStore) -> DatasetInput:
-    files, sha256 = _local_files(dataset.files, store)
+def dataset_input(dataset: Dataset, place: Place) -> DatasetInput:
+    files, sha256 = _local_files(dataset.files, place)
     return DatasetInput(
         format=dataset.format,
         task=dataset.task,
@@ -31,7 +34,7 @@ def dataset_input(dataset: Dataset, store: LocalStore) -> DatasetInput:
 
 def _local_files(
     files: dict[str, Any],  # Any: {name, sha256, size_bytes} as the API wrote it
-    store: LocalStore,
+    place: Place,
 ) -> tuple[dict[str, Path], dict[str, str]]:
     sha256 = {role: file["sha256"] for role, file in files.items()}
-    return {role: store.local_path(digest) for role, digest in sha256.items()}, sha256
+    return {role: place(digest) for role, digest in sha256.items()}, sha256

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.core import checks
 from app.core.errors import Problem
+from app.core.storage import BlobDamaged, BlobMissing
 from app.core.tables import Model
 from worker.context import WorkerContext
 from worker.inputs import model_input
@@ -44,10 +45,14 @@ def _run(context: WorkerContext, model_id: str, work: Path) -> CheckOutput | Pro
     """Return what the check found, the problem that it ended with, or None when its process died."""
     settings = context.settings
     with context.sessions() as session:
-        model = model_input(session.get_one(Model, model_id), context.store)
+        row = session.get_one(Model, model_id)
+    try:
+        model = model_input(row, context.inputs.into(work))
+    except (BlobDamaged, BlobMissing) as error:
+        return error.problem()
     check_input = CheckInput(model_id=model_id, model=model, threads=settings.runner_threads)
     (work / INPUT_NAME).write_text(check_input.model_dump_json())
-    process = RunnerProcess(work, threads=settings.runner_threads)
+    process = RunnerProcess(work, threads=settings.runner_threads, module=settings.runner_module)
     deadline = time.monotonic() + settings.check_timeout_s
     try:
         while not process.is_done():

@@ -25,17 +25,19 @@ _LOG_TAIL_BYTES = 4096
 class RunnerProcess:
     """One `python -m worker.runner WORK`; its stdin stays open for as long as its supervisor lives."""
 
-    def __init__(self, work: Path, *, threads: int) -> None:
+    def __init__(
+        self, work: Path, *, threads: int, gpu: int | None = None, module: str = "worker.runner"
+    ) -> None:
         self._work = work
-        _end_predecessor(work)
+        end_predecessor(work, module)
         self._messages: queue.SimpleQueue[RunnerMessage] = queue.SimpleQueue()
         with (work / LOG_NAME).open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.runner", str(work)],
+                [sys.executable, "-m", module, str(work)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_runner_environment(threads),
+                env=_runner_environment(threads, gpu),
                 start_new_session=True,
             )
         (work / PID_NAME).write_text(str(self._process.pid))
@@ -74,6 +76,11 @@ class RunnerProcess:
             log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
             return log.read().decode(errors="replace")
 
+    def kill(self) -> None:
+        """SIGKILL the whole group, from any thread; `end` still has to follow."""
+        if self._process.returncode is None:
+            self._signal(signal.SIGKILL)
+
     def end(self, *, grace_s: float) -> None:
         """SIGTERM to the whole group, SIGKILL after the grace; returns when the process is gone."""
         if self._process.poll() is None:
@@ -104,17 +111,22 @@ class RunnerProcess:
                 return
 
 
-def _end_predecessor(work: Path) -> None:
+def end_predecessor(work: Path, module: str = "worker.runner") -> None:
     """Kill a runner that an earlier supervisor left in this folder: one that sleeps cannot do it itself."""
     with contextlib.suppress(FileNotFoundError, ValueError, psutil.Error, ProcessLookupError):
         pid = int((work / PID_NAME).read_text())
         # Process ids are used again: only a process that names this very folder is that runner.
-        if psutil.Process(pid).cmdline()[-2:] == ["worker.runner", str(work)]:
+        if psutil.Process(pid).cmdline()[-2:] == [module, str(work)]:
             os.killpg(pid, signal.SIGKILL)
 
 
-def _runner_environment(threads: int) -> dict[str, str]:
+def _runner_environment(threads: int, gpu: int | None) -> dict[str, str]:
     """Pass on what Python needs, but none of the service's own settings: they hold credentials."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SECATEUR_", "AWS_"))}
     # Two processes with two threads each on two cores were measured five times slower than with one each.
-    return kept | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return kept | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        # Its own GPU and no other; none for a job on the CPU, which must not hold memory of one.
+        "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
+    }

@@ -71,6 +71,7 @@ class DatasetInput(_Frozen):
 class RunnerInput(_Frozen):
     kind: Literal["job"] = "job"
     job_id: str
+    attempt: int = 1
     spec_sha256: str
     spec: JobSpec
     model: ModelInput
@@ -114,6 +115,22 @@ class Progress(_Frozen):
     data: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class CheckpointWritten(_Frozen):
+    """A checkpoint of a training stands in the work folder; heard by the supervisor, and no event."""
+
+    type: Literal["checkpoint.written"] = "checkpoint.written"
+    stage: Stage
+    step: int
+
+
+class MemoryRanOut(_Frozen):
+    """A training is done again in smaller batches; noted in the attempt, and no event."""
+
+    type: Literal["memory.ran_out"] = "memory.ran_out"
+    stage: Stage
+    detail: str
+
+
 class Failed(_Frozen):
     type: Literal["failed"] = "failed"
     problem: Problem
@@ -125,7 +142,8 @@ class Finished(_Frozen):
 
 
 RunnerMessage = Annotated[
-    StageStarted | StageFinished | Progress | Failed | Finished, Field(discriminator="type")
+    StageStarted | StageFinished | Progress | CheckpointWritten | MemoryRanOut | Failed | Finished,
+    Field(discriminator="type"),
 ]
 MESSAGE = TypeAdapter[RunnerMessage](RunnerMessage)
 
@@ -157,7 +175,10 @@ class KeptOutput(_Frozen):
 
 
 class ModelLayer(_Frozen):
-    """`group` makes the layer's outputs; they go together with `cut_with`, or stay, `cut_why_not`."""
+    """`group` makes the layer's outputs; they go together with `cut_with`, or stay, `cut_why_not`.
+
+    It may go with the whole `block` that it lies in, or stays, `block_why_not`.
+    """
 
     name: str
     type: str
@@ -169,6 +190,8 @@ class ModelLayer(_Frozen):
     why_not: str | None
     cut_with: tuple[str, ...] = ()
     cut_why_not: str | None = None
+    block: str | None = None
+    block_why_not: str | None = None
 
 
 class GroupCut(_Frozen):
@@ -189,6 +212,16 @@ class ModelGroup(_Frozen):
     cuts: tuple[GroupCut, ...]
 
 
+class ModelBlock(_Frozen):
+    """A block of the list `stack`: what the model loses without it, and `why_not` where it has to stay."""
+
+    name: str
+    stack: str
+    parameters: int
+    macs: int
+    why_not: str | None
+
+
 class CheckOutput(_Frozen):
     """What the deep check found; `forward_ms` is one sample in a batch, on the runner's threads."""
 
@@ -200,4 +233,5 @@ class CheckOutput(_Frozen):
     forward_ms: float
     layers: tuple[ModelLayer, ...]
     groups: tuple[ModelGroup, ...] = ()
+    blocks: tuple[ModelBlock, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from app.core import accounts
+from app.core.blobs import Blobs
 from app.core.errors import JobError
 from app.core.report import Report
-from app.core.storage import LocalStore
 from app.core.tables import Artifact, JobLayer, JobMask, JobReport
 from worker.protocol import KEPT_NAME, OUTPUT_FOLDER, OUTPUT_NAME, KeptOutput, OutputMask, RunnerOutput
 
@@ -33,7 +34,7 @@ def read_kept(work: Path) -> KeptOutput:
     return KeptOutput.model_validate_json(path.read_bytes()) if path.exists() else KeptOutput(artifacts=())
 
 
-def store_artifacts(store: LocalStore, work: Path, output: RunnerOutput | KeptOutput) -> None:
+def store_artifacts(store: Blobs, work: Path, output: RunnerOutput | KeptOutput) -> None:
     """Copy the artifacts into the store; raises ResultDamaged. Doing it twice is harmless."""
     for artifact in output.artifacts:
         sha256 = store.add_file(work / OUTPUT_FOLDER / "artifacts" / artifact.name)
@@ -62,6 +63,7 @@ def insert_rows(session: Session, job_id: str, work: Path, *, output: RunnerOutp
 
 def insert_artifacts(session: Session, job_id: str, output: RunnerOutput | KeptOutput) -> None:
     """Add the artifacts of a job to the caller's transaction."""
+    accounts.refer(session, (artifact.sha256 for artifact in output.artifacts))
     _insert_all(session, Artifact, [{"job_id": job_id, **a.model_dump()} for a in output.artifacts])
 
 

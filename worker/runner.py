@@ -14,6 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 from app.core.errors import InvalidSpec
+from app.core.logs import add_log_fields, configure_logging
 from worker.channel import Channel, open_channel
 from worker.failure import describe_failure
 from worker.lifeline import watch_stdin
@@ -24,22 +25,30 @@ from worker.pipeline.job import Job
 from worker.pipeline.publish import publish
 from worker.pipeline.stages import run_stages
 from worker.protocol import INPUT_NAME, CheckInput, Finished, RunnerInput
+from worker.stopping import Stopped
 
+_log = logging.getLogger("worker.runner")
 _LOCK_WAIT_S = 30.0
+_STOPPED = 3
 _INPUT = TypeAdapter[RunnerInput | CheckInput](RunnerInput | CheckInput)
 
 
 def main(arguments: list[str]) -> int:
-    """Run what lies in the folder given; return 0 when it finished, 1 when it failed and said so."""
+    """Run what lies in the folder given; return 0 when it finished, 1 when it failed and said so.
+
+    3 says that it stopped after a checkpoint, as it was asked to.
+    """
     # The system's own handler ends the process at once, inside of a long operation too.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    configure_logging("runner")
     channel = open_channel()
     watch_stdin()
     try:
         work = Path(arguments[0])
         with hold_folder(work, wait_s=_LOCK_WAIT_S):
             _run(work, channel)
+    except Stopped:
+        return _STOPPED
     except Exception as error:  # the one place that turns errors into a failed run
         channel.send(describe_failure(error))
         return 1
@@ -52,10 +61,14 @@ def _run(work: Path, channel: Channel) -> None:
     make_deterministic(threads=given.threads)
     match given:
         case CheckInput():
+            add_log_fields(model_id=given.model_id)
+            _log.info("check begins")
             check_model(work, given)
         case RunnerInput():
+            add_log_fields(job_id=given.job_id, attempt=given.attempt)
             _check_device(given.device)
             job = Job(work, given)
+            _log.info("run begins", extra={"device": given.device, "threads": given.threads})
             run_stages(job, channel.send)
             publish(job)
 

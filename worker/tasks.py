@@ -1,12 +1,14 @@
 """The Celery tasks: each takes an id, a hint to look into the database."""
 
 from celery import Celery
-from celery.signals import worker_shutting_down
+from celery.signals import heartbeat_sent, worker_shutting_down
 
-from app.core.queue import CHECK_MODEL, RUN_JOB, make_celery
+from app.core.logs import log_fields
+from app.core.pulse import beat
+from app.core.queue import CHECK_MODEL, RUN_CUDA_JOB, RUN_JOB, make_celery
 from worker.context import WorkerContext
 from worker.model_check import check_hinted_model
-from worker.supervisor import run_hinted_job
+from worker.supervisor import run_waiting_jobs
 
 
 def make_worker(context: WorkerContext) -> Celery:
@@ -14,12 +16,23 @@ def make_worker(context: WorkerContext) -> Celery:
     celery = make_celery(context.settings.broker_url)
 
     @celery.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery has no types
-    def run_job(job_id: str) -> None:
-        run_hinted_job(context, job_id)
+    def run_job(_job_id: str) -> None:
+        # The hint only wakes: whoever is first in the line is taken, which may be another job by now.
+        run_waiting_jobs(context)
+
+    @celery.task(name=RUN_CUDA_JOB)  # type: ignore[untyped-decorator]  # Celery has no types
+    def run_cuda_job(_job_id: str) -> None:
+        run_waiting_jobs(context)
 
     @celery.task(name=CHECK_MODEL)  # type: ignore[untyped-decorator]  # Celery has no types
     def check_model(model_id: str) -> None:
-        check_hinted_model(context, model_id)
+        with log_fields(model_id=model_id):
+            check_hinted_model(context, model_id)
+
+    @heartbeat_sent.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery has no types
+    def show_life(**_: object) -> None:
+        # Celery sends it while its consumer turns and hears its broker.
+        beat(context.settings.pulse_dir, "worker")
 
     @worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery has no types
     def drain(**_: object) -> None:

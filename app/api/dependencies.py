@@ -1,19 +1,23 @@
 """What endpoints are given: the parts of the service, sessions, checked parameters."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
+from celery import Celery
 from fastapi import Depends, Path, Query, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.api.in_flight import KeysInFlight
+from app.api.metrics import Metrics
+from app.core.blobs import Blobs
 from app.core.catalog import Catalog
 from app.core.config import Settings
 from app.core.db import Sessions
 from app.core.errors import ErrorItem, InvalidParameter, NotFound
-from app.core.storage import LocalStore
+from app.core.logs import add_log_fields
 from app.services.strict_json import is_storable, pointer
 
 LABEL_FILTER = "label.KEY"
@@ -27,9 +31,12 @@ class Parts:
     engine: Engine
     sessions: Sessions
     reading_sessions: Sessions
-    store: LocalStore
+    store: Blobs
     catalog: Catalog
     keys_in_flight: KeysInFlight
+    broker: Celery
+    metrics: Metrics
+    closing: threading.Event  # set when the process shall end: streams and long polls answer at once
 
 
 async def get_parts(request: Request) -> Parts:
@@ -66,6 +73,7 @@ def _checked_id(kind: str, prefix: str) -> object:
         rest = value.removeprefix(f"{prefix}_")
         if rest == value or len(rest) != 26 or not (rest.isascii() and rest.isalnum()):
             raise NotFound(f"there is no {kind} {ascii(value)[1:-1][:80]}")
+        add_log_fields(**{f"{kind}_id": value})
         return value
 
     return Depends(check)
@@ -74,6 +82,8 @@ def _checked_id(kind: str, prefix: str) -> object:
 ModelId = Annotated[str, _checked_id("model", "mdl")]
 DatasetId = Annotated[str, _checked_id("dataset", "dst")]
 JobId = Annotated[str, _checked_id("job", "job")]
+WebhookId = Annotated[str, _checked_id("webhook", "whk")]
+DeliveryId = Annotated[str, _checked_id("delivery", "msg")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many rows at most.")]
 OptionalLimit = Annotated[
     int | None, Query(ge=1, le=1000, description="How many rows at most; all by default.")

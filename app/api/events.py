@@ -67,12 +67,14 @@ async def _follow(parts: Parts, job_id: str, after: int) -> AsyncIterator[bytes]
     """Yield events as they come; between the short reads no connection and no thread is held."""
     settings = parts.settings
     last_sent = time.monotonic()
-    while True:
+    while not parts.closing.is_set():
         found = await to_thread.run_sync(_read_events, parts, job_id, after, _AT_ONCE)
         for event in found:
             yield _format(event)
             after, last_sent = event.seq, time.monotonic()
-            if event.type in events.TERMINAL_EVENTS:
+            if event.type in events.TERMINAL_EVENTS and await to_thread.run_sync(
+                _is_over, parts, job_id, event.seq
+            ):
                 return
         if len(found) == _AT_ONCE:
             continue
@@ -103,6 +105,12 @@ def _read_status(parts: Parts, job_id: str) -> tuple[str, int]:
     with parts.reading_sessions() as session:
         row = jobs.read_status(session, job_id)
         return row.status, row.last_seq
+
+
+def _is_over(parts: Parts, job_id: str, seq: int) -> bool:
+    """Tell whether nothing came after an end: a job may have been retried since."""
+    status, last_seq = _read_status(parts, job_id)
+    return JobStatus(status).is_terminal and last_seq == seq
 
 
 def _read_last_event_id(request: Request, after: int) -> int:

@@ -1,4 +1,4 @@
-"""Routes of jobs: create, validate, find, follow, cancel."""
+"""Routes of jobs: create, validate, find, follow."""
 
 import json
 import re
@@ -20,10 +20,9 @@ from app.core.errors import ErrorItem, InvalidParameter, InvalidSpec
 from app.core.spec import JobSpec
 from app.core.states import JobStatus
 from app.core.tables import Job
-from app.services import jobs, specs
+from app.services import jobs, specs, webhooks
 from app.services.idempotency import Answer
 from app.services.jobs import JobLimits, Validation
-from app.services.pages import in_order
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _MAX_WAIT_S = 60
@@ -45,12 +44,14 @@ _LABEL_FILTERS = {
 def create_job(body: JsonBody, parts: PartsDep, once: IdempotencyDep, session: SessionDep) -> Response:
     """Queue a job."""
     spec = specs.read_spec(body)
+    webhooks.check_callbacks(spec.callbacks, parts.settings.sending_rules)
     sent = json.loads(body)
 
     def create() -> Answer:
-        limits = JobLimits(parts.settings.max_queued_jobs, parts.settings.hint_again_s)
-        job = jobs.create(session, spec, sent, parts.catalog, limits=limits)
-        return Answer(202, _view(session, job).model_dump(mode="json"), {"Location": f"/v1/jobs/{job.id}"})
+        sent_openly = webhooks.without_secrets(sent)
+        job = jobs.create(session, spec, sent_openly, parts.catalog, limits=make_limits(parts))
+        webhooks.add_callbacks(session, job.id, spec.callbacks)
+        return Answer(202, view(session, job).model_dump(mode="json"), {"Location": f"/v1/jobs/{job.id}"})
 
     return once.answer(session, sha256_of_json(sent), create)
 
@@ -59,7 +60,9 @@ def create_job(body: JsonBody, parts: PartsDep, once: IdempotencyDep, session: S
 def validate_job(body: JsonBody, parts: PartsDep, session: ReadingDep) -> Response:
     """Say whether a spec would be taken, and what it would do; nothing is queued."""
     try:
-        found = jobs.validate(session, specs.read_spec(body), parts.catalog)
+        spec = specs.read_spec(body)
+        webhooks.check_callbacks(spec.callbacks, parts.settings.sending_rules)
+        found = jobs.validate(session, spec, parts.catalog, limits=make_limits(parts))
     except InvalidSpec as error:
         found = jobs.refused(error)
     return json_answer(_view_validation(found).model_dump(mode="json"))
@@ -94,20 +97,19 @@ async def get_job(
     return resource_answer(request, view, {"Preference-Applied": f"wait={wait_s}"})
 
 
-@router.post("/{job_id}/cancel", response_model=JobView)
-def cancel_job(job_id: JobId, session: SessionDep) -> Response:
-    """Ask for a cancel: at once when the job is queued, soon when it runs, never when it has ended."""
-    return json_answer(_view(session, jobs.cancel(session, job_id)).model_dump(mode="json"))
-
-
 @router.get("/{job_id}/attempts", response_model=PageView[AttemptView])
-def list_attempts(job_id: JobId, session: ReadingDep) -> Response:
-    """List the attempts at a job: who ran it, from when to when, and how that ended."""
-    attempts = jobs.read_attempts(session, job_id)
-    return page_answer(in_order(attempts, limit=None, cursor=None).map(view_attempt))
+def list_attempts(job_id: JobId, session: ReadingDep, limit: Limit = 20, cursor: Cursor = None) -> Response:
+    """List the attempts at a job, newest first: who ran it, from when to when, and how that ended."""
+    return page_answer(jobs.read_attempts(session, job_id, limit=limit, cursor=cursor).map(view_attempt))
 
 
-def _view(session: Session, job: Job) -> JobView:
+def make_limits(parts: Parts) -> JobLimits:
+    """Return what bounds a job, from the settings."""
+    settings = parts.settings
+    return JobLimits(settings.max_queued_jobs, settings.hint_again_s, settings.devices)
+
+
+def view(session: Session, job: Job) -> JobView:
     return view_job(job, jobs.queue_positions(session, [job]).get(job.id))
 
 
@@ -119,7 +121,7 @@ def _view_validation(found: Validation) -> ValidationView:
 
 def _read_job(parts: Parts, job_id: str) -> JobView:
     with parts.reading_sessions() as session:
-        return _view(session, jobs.get(session, job_id))
+        return view(session, jobs.get(session, job_id))
 
 
 async def _wait_for_change(request: Request, parts: Parts, view: JobView, *, wait_s: int) -> JobView:
@@ -133,7 +135,7 @@ async def _wait_for_change(request: Request, parts: Parts, view: JobView, *, wai
     status, deadline = view.status, time.monotonic() + wait_s
     while not view.is_terminal and view.status == status and not await request.is_disconnected():
         left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 or parts.closing.is_set():
             break
         await sleep(min(parts.settings.event_poll_s, left_s))
         view = await to_thread.run_sync(_read_job, parts, view.id)

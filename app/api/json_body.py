@@ -27,3 +27,12 @@ async def read_json_body(request: Request) -> bytes:
 
 
 JsonBody = Annotated[bytes, Depends(read_json_body)]
+
+
+async def read_optional_json_body(request: Request) -> bytes:
+    """Return the body, empty where none was sent."""
+    has_body = request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers
+    return await read_json_body(request) if has_body else b""
+
+
+OptionalJsonBody = Annotated[bytes, Depends(read_optional_json_body)]

@@ -10,9 +10,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.api.dependencies import PartsDep
+from app.core.blobs import Blobs
 from app.core.config import Settings
 from app.core.errors import InvalidUpload, MalformedMultipart, TooLarge, UnsupportedMedia
-from app.core.storage import BlobStore, StagedBlob
+from app.core.storage import StagedBlob
 from app.services.strict_json import is_storable
 from app.services.uploads import Upload, UploadedFile
 
@@ -50,7 +51,7 @@ UploadDep = Annotated[Upload, Depends(receive_upload, scope="function")]
 class _UploadReader:
     """Parse a body piece by piece; the callbacks of the parser are the methods that start with `on`."""
 
-    def __init__(self, boundary: bytes, store: BlobStore, settings: Settings, staged: ExitStack) -> None:
+    def __init__(self, boundary: bytes, store: Blobs, settings: Settings, staged: ExitStack) -> None:
         self._store, self._settings, self._stack = store, settings, staged
         self._parser = MultipartParser(
             boundary,

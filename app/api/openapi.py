@@ -8,20 +8,22 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.core.errors import Problem, SecateurError
+from app.core.job_requests import RetryRequest
 from app.core.spec import JobSpec
 from app.services.manifests import DatasetManifest, ModelManifest
+from app.services.webhooks import WebhookChange, WebhookRequest
 
 Json = dict[str, Any]  # Any: parts of an OpenAPI document
 _PROBLEM_TYPE = "application/problem+json"
 # What our own code reads from a body: FastAPI does not see these.
-_BODIES = (JobSpec, ModelManifest, DatasetManifest)
+_BODIES = (JobSpec, RetryRequest, ModelManifest, DatasetManifest, WebhookRequest, WebhookChange)
 _REF = "#/components/schemas/{model}"
 
 
-def json_body(model: type[BaseModel]) -> Json:
+def json_body(model: type[BaseModel], *, is_required: bool = True) -> Json:
     """Document a JSON body that is read strictly."""
     content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": is_required, "content": content}}
 
 
 def multipart_body(manifest: type[BaseModel]) -> Json:

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.ids import new_id
+from app.core.logs import log_fields
 
 HEADER = "Request-Id"
 _WELL_FORMED = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -31,7 +32,8 @@ class RequestIdMiddleware:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        with log_fields(request_id=request_id):
+            await self.app(scope, receive, send_with_id)
 
 
 def request_id_of(scope: Scope) -> str | None:

@@ -73,12 +73,13 @@ def list_artifacts(
 def get_artifact(
     request: Request, job_id: JobId, name: str, parts: PartsDep, session: ReadingDep
 ) -> Response:
-    """Download a file; a `Range` of it with 206. `Repr-Digest` is the SHA-256 of the whole file."""
+    """Download a file; a `Range` of it with 206. `Repr-Digest` is the SHA-256 of the whole file.
+
+    Of a large file, a 307 leads to a URL of the store that is good for some minutes.
+    """
     artifact = results.read_artifact(session, job_id, name)
-    path = parts.store.local_path(artifact.sha256)
-    return file_answer(
-        request, StoredFile(path, name, artifact.media_type, artifact.sha256, artifact.size_bytes)
-    )
+    file = StoredFile(name, artifact.media_type, artifact.sha256, artifact.size_bytes)
+    return file_answer(request, file, parts.store, parts.settings)
 
 
 def _binary(request: Request, body: bytes, headers: dict[str, str]) -> Response:

@@ -6,7 +6,7 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
 
 from app.core.errors import ErrorItem, Problem
-from app.core.states import TERMINAL, AttemptEnd, GateOutcome, JobStatus, ModelStatus, Stage
+from app.core.states import TERMINAL, AttemptClass, AttemptEnd, GateOutcome, JobStatus, ModelStatus, Stage
 from app.core.tables import Artifact, Dataset, Job, JobAttempt, JobEvent, JobMask, Model
 
 JsonMap = dict[str, JsonValue]
@@ -46,7 +46,8 @@ class ModelLayerView(_View):
     """A parameter of the model: how large, how costly, and whether it can be pruned.
 
     `prunable` and `why_not` are about zeros. `group` makes its outputs, of which some can be cut out, at once
-    from it and from `cut_with`; `cut_why_not` says why they have to stay.
+    from it and from `cut_with`; `cut_why_not` says why they have to stay. It can go with the whole `block`
+    that it lies in, unless `block_why_not` says why that has to stay.
     """
 
     name: str
@@ -59,6 +60,8 @@ class ModelLayerView(_View):
     why_not: str | None
     cut_with: list[str] = []
     cut_why_not: str | None = None
+    block: str | None = None
+    block_why_not: str | None = None
 
 
 class SplitView(_View):
@@ -115,6 +118,8 @@ class JobView(_View):
     progress: ProgressView
     attempt: int
     cancel_requested: bool
+    pause_requested: bool
+    next_run_at: Moment | None = Field(description="Not before: what failed may pass by itself.")
     gates: GatesView
     error: Problem | None
     model_id: str
@@ -146,14 +151,31 @@ class EventView(_View):
     data: JsonMap
 
 
+class ResumedFrom(_View):
+    """What an attempt did not do again: a stage up to `step`, or the whole of it where that is null."""
+
+    stage: Stage
+    step: int | None
+
+
 class AttemptView(_View):
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+
     attempt: int
     epoch: int
     worker: str
     started_at: Moment
     ended_at: Moment | None
     ended: AttemptEnd | None
+    class_: AttemptClass | None = Field(
+        serialization_alias="class", description="Why it did not end well, which decides what came next."
+    )
     detail: str | None
+    device: str | None
+    version: str | None = Field(description="The code that ran it.")
+    last_beat_at: Moment | None
+    resumed_from: ResumedFrom | None
+    warnings: list[str]
 
 
 class MaskView(_View):
@@ -222,6 +244,8 @@ def view_job(job: Job, queue_position: int | None = None) -> JobView:
         "created_at",
         "started_at",
         "finished_at",
+        "pause_requested",
+        "next_run_at",
     )
     return JobView(
         **{name: getattr(job, name) for name in names + more},

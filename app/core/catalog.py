@@ -11,7 +11,7 @@ from app.core.spec import MetricName
 
 _FILE = Path(__file__).with_name("catalog.json")
 
-Kind = Literal["criterion", "pattern", "allocation", "schedule"]
+Kind = Literal["criterion", "block_criterion", "pattern", "allocation", "schedule"]
 
 
 class _Frozen(BaseModel):
@@ -51,6 +51,7 @@ class DatasetFormat(Named):
 
 class Catalog(_Frozen):
     criteria: tuple[Entry, ...]
+    block_criteria: tuple[Entry, ...]
     patterns: tuple[Entry, ...]
     allocations: tuple[Entry, ...]
     schedules: tuple[Entry, ...]
@@ -64,6 +65,7 @@ class Catalog(_Frozen):
         """Return what exists of one kind, by name."""
         lists = {
             "criterion": self.criteria,
+            "block_criterion": self.block_criteria,
             "pattern": self.patterns,
             "allocation": self.allocations,
             "schedule": self.schedules,

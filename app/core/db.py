@@ -16,6 +16,15 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 Sessions = sessionmaker[Session]
+# What a network swallows without a word is otherwise waited for by the system's own patience: two minutes for
+# a connection, a quarter of an hour for an answer.
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -61,8 +70,11 @@ def _now_plus_postgresql(element: now_plus, compiler: SQLCompiler, **_: object) 
 def make_engine(database_url: str) -> Engine:
     """Open the database; for SQLite in WAL mode, durable commits, write lock taken at BEGIN."""
     url = make_url(database_url)
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        given = {name: value for name, value in _PATIENCE.items() if name not in url.query}
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=given)
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30.0})

@@ -157,6 +157,10 @@ class InvalidManifest(InvalidInput):
     code, title = "invalid_manifest", "The manifest is not valid"
 
 
+class InvalidWebhook(InvalidInput):
+    code, title = "invalid_webhook", "The webhook is not valid"
+
+
 class UnsupportedFormat(InvalidInput):
     code, title = "unsupported_format", "This format is not supported"
 

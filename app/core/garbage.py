@@ -1,32 +1,91 @@
-"""Delete what nothing refers to any more."""
+"""Delete what nothing refers to any more, and never what something refers to (see app.core.accounts)."""
 
-from sqlalchemy import delete, select
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
+from app.core import accounts
 from app.core.db import Sessions, now_plus
-from app.core.states import ModelStatus
-from app.core.storage import LocalStore
-from app.core.tables import Artifact, Dataset, IdempotencyKey, Model
+from app.core.references import referenced
+from app.core.states import BlobState
+from app.core.storage import BlobStore
+from app.core.tables import Blob, IdempotencyKey
 
-# An upload is in the store before its row commits: young bytes are never garbage.
-_GRACE_S = 3600.0
+_log = logging.getLogger(__name__)
+# However short the grace: an upload over a slow line may pause, and is still one.
+_ABANDONED_S = 3600.0
 
 
-def collect(sessions: Sessions, store: LocalStore, *, grace_s: float = _GRACE_S) -> int:
-    """Delete bytes older than the grace that no model, dataset or artifact refers to; returns how many.
+@dataclass(frozen=True)
+class Unused:
+    """Bytes that no row spoke of when their account had been touched `touches` times."""
 
-    A rejected model keeps its row and its reason, but not its bytes; so does a deleted one.
+    sha256: str
+    touches: int
+
+
+def collect(sessions: Sessions, store: BlobStore, *, grace_s: float) -> int:
+    """Delete bytes that nobody has touched for the grace and no row speaks of; returns how many.
+
+    Any number of collectors may run; a reference of a kind that is not in app.core.references is not seen.
     """
-    store.drop_abandoned(max(grace_s, _GRACE_S))
-    candidates = list(store.list_older_than(grace_s))
-    if not candidates:
-        return 0
-    with sessions() as session:
-        used = _referenced(session)
-    garbage = [sha256 for sha256 in candidates if sha256 not in used]
-    for sha256 in garbage:
-        store.delete(sha256)
-    return len(garbage)
+    deleted = 0
+    with store.collecting() as takeover_s:
+        if takeover_s is None:
+            return 0
+        store.drop_abandoned(max(grace_s, _ABANDONED_S))
+        for unused in (*find_unfinished(sessions, takeover_s), *find_unused(sessions, grace_s=grace_s)):
+            if mark(sessions, unused):
+                delete_marked(sessions, store, unused)
+                deleted += 1
+    if deleted:
+        _log.info("bytes collected", extra={"blobs": deleted})
+    return deleted
+
+
+def find_unused(sessions: Sessions, *, grace_s: float) -> list[Unused]:
+    """Return what may be deleted unless it is touched from now on."""
+    with _reading(sessions) as session:
+        old = _read(session, Blob.state != BlobState.DELETING, older_than_s=grace_s)
+    # After the accounts: what is referred to from now on touches its account, and so keeps its bytes.
+    with _reading(sessions) as session:
+        used = referenced(session, (unused.sha256 for unused in old))
+    return [unused for unused in old if unused.sha256 not in used]
+
+
+def find_unfinished(sessions: Sessions, takeover_s: float) -> list[Unused]:
+    """Return deletions whose collector died on the way."""
+    with _reading(sessions) as session:
+        return _read(session, Blob.state == BlobState.DELETING, older_than_s=takeover_s)
+
+
+def mark(sessions: Sessions, unused: Unused) -> bool:
+    """Take the right to delete the bytes; False when somebody has touched them meanwhile."""
+    with sessions.begin() as session:
+        return accounts.change(session, unused.sha256, BlobState.DELETING, touches=unused.touches)
+
+
+def delete_marked(sessions: Sessions, store: BlobStore, unused: Unused) -> None:
+    """Delete the bytes, then their account: until then nobody can bring them again."""
+    store.delete(unused.sha256)
+    with sessions.begin() as session:
+        accounts.close(session, unused.sha256, touches=unused.touches + 1)
+
+
+def adopt_unknown(sessions: Sessions, store: BlobStore, *, grace_s: float) -> int:
+    """Open an account for old bytes that have none, so that they are collected when nothing speaks of them.
+
+    They count as touched now: a process of an older version may be about to refer to them.
+    """
+    with _reading(sessions) as session:
+        known = frozenset(session.scalars(select(Blob.sha256)))
+    unknown = [blob for blob in store.list_older_than(grace_s) if blob.sha256 not in known]
+    with sessions.begin() as session:
+        return sum(accounts.adopt(session, blob.sha256, blob.size_bytes, age_s=0.0) for blob in unknown)
 
 
 def forget_idempotency_keys(session: Session, *, older_than_s: float) -> None:
@@ -34,11 +93,14 @@ def forget_idempotency_keys(session: Session, *, older_than_s: float) -> None:
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now_plus(-older_than_s)))
 
 
-def _referenced(session: Session) -> set[str]:
-    used = set(session.scalars(select(Artifact.sha256)))
-    kept = (Model.status != ModelStatus.REJECTED) & Model.deleted_at.is_(None)
-    for files in session.scalars(select(Model.files).where(kept)):
-        used.update(file["sha256"] for file in files.values())
-    for files in session.scalars(select(Dataset.files).where(Dataset.deleted_at.is_(None))):
-        used.update(file["sha256"] for file in files.values())
-    return used
+@contextmanager
+def _reading(sessions: Sessions) -> Iterator[Session]:
+    """Read without the lock of SQLite's only writer, for which uploads wait."""
+    with sessions() as session:
+        session.connection(execution_options={"reads_only": True})
+        yield session
+
+
+def _read(session: Session, which: ColumnElement[bool], *, older_than_s: float) -> list[Unused]:
+    query = select(Blob.sha256, Blob.touches).where(which, Blob.touched_at < now_plus(-older_than_s))
+    return [Unused(row.sha256, row.touches) for row in session.execute(query)]

@@ -6,7 +6,13 @@ from urllib.parse import urlsplit
 from celery import Celery
 
 RUN_JOB = "secateur.run_job"
+RUN_CUDA_JOB = "secateur.run_cuda_job"
 CHECK_MODEL = "secateur.check_model"
+# What any worker can do, and what needs a GPU; a worker with GPUs listens to both.
+ANY_QUEUE = "secateur"
+CUDA_QUEUE = "secateur.cuda"
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "filesystem")
+_PING_TIMEOUT_S = 3.0
 
 
 def make_celery(broker_url: str) -> Celery:
@@ -21,7 +27,8 @@ def make_celery(broker_url: str) -> Celery:
         task_serializer="json",
         task_ignore_result=True,
         task_acks_late=False,
-        task_default_queue="secateur",
+        task_default_queue=ANY_QUEUE,
+        task_routes={RUN_CUDA_JOB: {"queue": CUDA_QUEUE}},
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
@@ -32,6 +39,16 @@ def make_celery(broker_url: str) -> Celery:
     else:
         celery.conf.worker_disable_prefetch = True
     return celery
+
+
+def ping(celery: Celery) -> None:
+    """Speak to the broker once; raises kombu's or redis' error when it does not answer within seconds."""
+    with celery.connection_for_write() as connection:
+        connection.transport_options = connection.transport_options | {
+            "socket_timeout": _PING_TIMEOUT_S,
+            "socket_connect_timeout": _PING_TIMEOUT_S,
+        }
+        connection.connect()
 
 
 def publish(celery: Celery, task: str, ref: str) -> None:

@@ -148,7 +148,10 @@ class Summary(_Frozen):
 
 
 class LayerReport(_Frozen):
+    """A parameter by its `name` in the uploaded model, and in the artifact; none where its block is gone."""
+
     name: str
+    name_after: str | None = None
     type: str
     group: str | None
     shape_before: tuple[int, ...]
@@ -176,14 +179,20 @@ class HistoryRow(_Frozen):
 
 
 class StructureGroup(_Frozen):
-    """Channels, neurons or heads that are cut out one by one, each from all `tensors` at once."""
+    """Channels, neurons or heads that are cut out one by one, each from all `tensors` at once.
+
+    They are the outputs of the layers `made_by`; of whole blocks, these are all in them, and `gone` names
+    those that went.
+    """
 
     name: str
     kind: str
     tensors: tuple[str, ...]
+    made_by: tuple[str, ...]
     units_before: int
     units_after: int
     why_not: str | None
+    gone: tuple[str, ...] = ()
 
 
 class StructureProbe(_Frozen):
@@ -194,12 +203,17 @@ class StructureProbe(_Frozen):
 
 
 class StructureReport(_Frozen):
-    """What was cut out of the model, and the sizes that were tried, one list a round."""
+    """What was cut out of the model, and the sizes that were tried, one list a round.
+
+    The statistics of BatchNorm were measured anew over `batchnorm_samples`, none where it has no such layer
+    or the job no samples to train on.
+    """
 
     metric: str
     target: float
     before: float
     after: float
+    batchnorm_samples: int
     groups: tuple[StructureGroup, ...]
     probes: tuple[tuple[StructureProbe, ...], ...]
 

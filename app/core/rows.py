@@ -11,7 +11,7 @@ from typing import BinaryIO
 from pydantic import Field
 
 from app.core.errors import InvalidDataset, LabelsOutOfRange
-from app.core.spec import Strict
+from app.core.strict import Strict
 
 MAX_ROW_BYTES = 1 << 20
 MAX_COLUMNS = 1000

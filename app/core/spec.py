@@ -3,8 +3,6 @@
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationInfo,
@@ -13,17 +11,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from app.core.callbacks import Callback
 from app.core.states import Stage
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-
-
-class Strict(BaseModel):
-    """Data that crosses a boundary: frozen, no unknown fields, no coercion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from app.core.strict import Fraction, NotNegative, Positive, Strict
 
 
 class Choice(Strict):
@@ -87,8 +77,9 @@ class Recipe(Strict):
     layers: tuple[LayerRow, ...] = Field(default=(), max_length=1000)
 
 
-Kind = Literal["channel", "neuron", "head"]
+Kind = Literal["channel", "neuron", "head", "query", "block"]
 Ranking = Literal["global", "local", "isomorphic", "uniform"]
+# A query of every key goes only where it is asked for: a key with all of its queries leaves less behind.
 KINDS: tuple[Kind, ...] = ("channel", "neuron", "head")
 
 
@@ -99,13 +90,13 @@ class Structure(Strict):
     of each group by themselves (local), those of groups of one make (isomorphic, Fang et al. 2024,
     arXiv:2407.04616), or nobody, as all groups of one make keep one size (uniform). Sizes are kept at a
     multiple of `multiple_of`, where that leaves the target reachable. No group loses more than
-    `max_fraction`. In several `rounds` the rest is scored anew.
+    `max_fraction`. In several `rounds` the rest is scored anew. Whole blocks go alone: `kinds` ["block"].
     """
 
     criterion: Choice = Choice(name="magnitude", params={"p": 2.0})
     aggregation: Literal["mean", "sum"] = "mean"
     ranking: Ranking = "isomorphic"
-    kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1, max_length=3)
+    kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1, max_length=4)
     target: Target
     rounds: Annotated[int, Field(ge=1, le=100)] = 1
     multiple_of: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -118,6 +109,30 @@ class Structure(Strict):
             raise ValueError(
                 "units are cut out, which leaves no zeros: give a target of parameters, macs, size_bytes, "
                 "latency_ms or accuracy_drop"
+            )
+        return self
+
+    @property
+    def cuts_blocks(self) -> bool:
+        return "block" in self.kinds
+
+    @model_validator(mode="after")
+    def _blocks_go_alone(self) -> "Structure":
+        if not self.cuts_blocks:
+            return self
+        if set(self.kinds) != {"block"}:
+            raise ValueError(
+                f"whole blocks go alone: expected kinds ['block'], found {list(self.kinds)}; what is within "
+                "blocks is for a second job, on the model that the first one leaves"
+            )
+        if self.multiple_of != 1:
+            raise ValueError(
+                f"whole blocks leave the sizes within: expected multiple_of 1, found {self.multiple_of}"
+            )
+        if any(row.set.exclude is None for row in self.layers):
+            raise ValueError(
+                "a block stays or goes as a whole: expected rows that set exclude, found one with a "
+                "sparsity; max_fraction says how many may go"
             )
         return self
 
@@ -246,6 +261,9 @@ class Resources(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout_s: Annotated[int, Field(ge=1, le=2_592_000)] = 86_400
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    priority: Annotated[
+        int, Field(ge=-100, le=100, description="Jobs of a higher priority are taken first.")
+    ] = 0
     checkpoint_s: Annotated[
         float,
         Field(
@@ -292,6 +310,7 @@ class JobSpec(Strict):
     # A huggingface model's default has `huggingface` first: the whole folder, as from_pretrained reads it.
     outputs: tuple[Output, ...] = ("safetensors", "masks")
     resources: Resources = Resources()
+    callbacks: tuple[Callback, ...] = Field(default=(), max_length=10)
 
     @field_validator("recipe", mode="after")
     @classmethod

@@ -1,5 +1,6 @@
 """The states of jobs and models, and the stages that a job passes."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -50,6 +51,55 @@ class AttemptEnd(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
     CRASHED = "crashed"
+    STALLED = "stalled"
     LOST = "lost"
     RELEASED = "released"
+
+
+class BlobState(StrEnum):
+    """What the store should have of some bytes."""
+
+    PRESENT = "present"
+    DELETING = "deleting"
+    DAMAGED = "damaged"
+    MISSING = "missing"
+
+
+class AttemptClass(StrEnum):
+    """Why an attempt did not end well, which decides what comes next.
+
+    `user`, `bug`: the job fails. `transient`, `resource`: queued again after a while where that can help, no
+    attempt spent. `crash`, `lost`, `stalled`: queued again, an attempt spent; `crash_loop` spent the last
+    one. `released`: the worker shut down, no attempt spent.
+    """
+
+    USER = "user"
+    BUG = "bug"
+    TRANSIENT = "transient"
+    RESOURCE = "resource"
+    CRASH = "crash"
+    CRASH_LOOP = "crash_loop"
+    LOST = "lost"
+    STALLED = "stalled"
+    RELEASED = "released"
+
+
+class Action(StrEnum):
+    """What a user can ask of a job."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+
+
+ALLOWED: Mapping[JobStatus, tuple[Action, ...]] = {
+    JobStatus.QUEUED: (Action.CANCEL, Action.PAUSE),
+    JobStatus.RUNNING: (Action.CANCEL, Action.PAUSE),
+    JobStatus.PAUSED: (Action.CANCEL, Action.RESUME),
+    JobStatus.SUCCEEDED: (),
+    JobStatus.FAILED: (Action.RETRY,),
+    JobStatus.CANCELLED: (Action.RETRY,),
+}

@@ -3,7 +3,18 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, String, Text
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON, BigInteger, Integer
@@ -85,8 +96,11 @@ class Job(Base):
         ),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
         Index("ix_jobs_created", "created_at", "id"),
+        CheckConstraint("device IN ('auto', 'cpu', 'cuda')", name="device"),
         Index("ix_jobs_status", "status", "hint_at"),
         Index("ix_jobs_lease", "lease_until"),
+        # Two ways into the line: to its highest priority, and to a tenant's oldest job of that priority.
+        Index("ix_jobs_line", "status", "priority", "tenant", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -97,14 +111,23 @@ class Job(Base):
     resolved_spec: Mapped[JsonObject]
     spec_sha256: Mapped[str] = mapped_column(String(64))
     labels: Mapped[JsonObject]
+    tenant: Mapped[str] = mapped_column(String(40), default="default", server_default="default")
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    device: Mapped[str] = mapped_column(String(10), default="auto", server_default="auto")
     status: Mapped[str] = mapped_column(String(20), default="queued")
     stage: Mapped[str | None] = mapped_column(String(20))
     progress: Mapped[JsonObject]
     gates: Mapped[JsonObject]
     error: Mapped[JsonObject | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False, server_default=false())
     attempt: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int]
+    setbacks: Mapped[int] = mapped_column(default=0, server_default="0")  # in a row, of what passes by itself
+    retries: Mapped[int] = mapped_column(default=0, server_default="0")  # that its user asked for
+    starts: Mapped[int] = mapped_column(default=0, server_default="0")  # of them, those from the start
+    retried_epoch: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    next_run_at: Mapped[datetime | None]  # not before; None is at once
     epoch: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(200))
     lease_until: Mapped[datetime | None]
@@ -115,8 +138,15 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
 
 
+_STAGE_ENDED = text("type = 'stage.finished'")
+
+
 class JobEvent(Base):
     __tablename__ = "job_events"
+    # For the metrics, which read what is new: how long stages took.
+    __table_args__ = (
+        Index("ix_job_events_stage_ended", "at", sqlite_where=_STAGE_ENDED, postgresql_where=_STAGE_ENDED),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
@@ -128,6 +158,11 @@ class JobEvent(Base):
 
 class JobAttempt(Base):
     __tablename__ = "job_attempts"
+    # For the metrics, which read what is new.
+    __table_args__ = (
+        Index("ix_job_attempts_started", "started_at"),
+        Index("ix_job_attempts_ended", "ended_at"),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -136,7 +171,29 @@ class JobAttempt(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=now_plus())
     ended_at: Mapped[datetime | None]
     ended: Mapped[str | None] = mapped_column(String(20))
+    class_: Mapped[str | None] = mapped_column("class", String(20))
     detail: Mapped[str | None] = mapped_column(Text)
+    device: Mapped[str | None] = mapped_column(String(20))
+    version: Mapped[str | None] = mapped_column(String(60))
+    last_beat_at: Mapped[datetime | None]
+    resumed_from: Mapped[JsonObject | None]  # {stage, step}: what an earlier attempt had done already
+    warnings: Mapped[list[str]] = mapped_column(Json, default=list, server_default="[]")
+
+
+class JobCheckpoint(Base):
+    """What another worker needs to go on with a job: files of its work folder, their bytes in the store."""
+
+    __tablename__ = "job_checkpoints"
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    stage: Mapped[str] = mapped_column(String(20))
+    step: Mapped[int | None]
+    version: Mapped[str] = mapped_column(String(60))
+    files: Mapped[JsonObject]  # path in the work folder -> {sha256, size}
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=now_plus())
 
 
 class JobReport(Base):
@@ -182,6 +239,22 @@ class Artifact(Base):
     loads_in_clean_process: Mapped[bool]
 
 
+class Blob(Base):
+    """Bytes that the store holds, or is about to: see app.core.blobs for what the states mean."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (
+        CheckConstraint("state IN ('present', 'deleting', 'damaged', 'missing')", name="state"),
+        Index("ix_blobs_touched", "touched_at"),
+    )
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(20), default="present")
+    touches: Mapped[int] = mapped_column(BigInteger, default=0)  # who counted to a number may change the row
+    touched_at: Mapped[datetime] = mapped_column(server_default=now_plus())
+
+
 class OutboxMessage(Base):
     """A hint that must still reach the broker; written with the row it speaks of, in one transaction."""
 
@@ -192,6 +265,54 @@ class OutboxMessage(Base):
     ref: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime] = mapped_column(server_default=now_plus())
     published_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class Webhook(Base):
+    """Where events are sent: every job's, or those of one job that its spec named a callback for."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_created", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(Json)
+    description: Mapped[str | None] = mapped_column(String(200))
+    job_id: Mapped[str | None] = mapped_column(String(40), index=True)  # no key: written before its job
+    secret: Mapped[str | None] = mapped_column(String(200))  # signing needs it as it is, so no hash
+    old_secret: Mapped[str | None] = mapped_column(String(200))
+    old_secret_until: Mapped[datetime | None]
+    enabled: Mapped[bool] = mapped_column(default=True)
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+    failing_since: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=now_plus())
+
+
+class WebhookDelivery(Base):
+    """One message to one webhook; its id is the `webhook-id` of every try, its payload the bytes of each."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state"),
+        CheckConstraint("(state = 'delivered') = (delivered_at IS NOT NULL)", name="delivered"),
+        UniqueConstraint("webhook_id", "job_id", "seq"),
+        Index("ix_webhook_deliveries_due", "state", "next_try_at"),
+        Index("ix_webhook_deliveries_list", "webhook_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[str | None] = mapped_column(String(40))
+    seq: Mapped[int | None]
+    type: Mapped[str] = mapped_column(String(40))
+    payload: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(20), default="pending")
+    tries: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime] = mapped_column(server_default=now_plus())
+    last_try_at: Mapped[datetime | None]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(String(200))
+    delivered_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=now_plus())
 
 
 class IdempotencyKey(Base):

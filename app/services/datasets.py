@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.core import ids
+from app.core import accounts, ids
 from app.core.catalog import Catalog
 from app.core.db import now_plus
 from app.core.errors import (
@@ -25,7 +25,7 @@ from app.services.formats.labels import SplitFacts
 from app.services.manifests import DatasetManifest
 from app.services.models import refuse_while_used
 from app.services.pages import Page, newest_first
-from app.services.uploads import Files, Upload, UploadedFile, commit_files, digest_of
+from app.services.uploads import Files, Upload, UploadedFile, commit_files, digest_of, digests_of
 
 _IMAGES = "npz"
 _TABLES = ("csv", "jsonl", "parquet")
@@ -80,6 +80,7 @@ def create(session: Session, taken: TakenDataset) -> Dataset:
         size_bytes=taken.size_bytes,
     )
     session.add(dataset)
+    accounts.refer(session, digests_of(taken.files))
     session.flush()
     return dataset
 

@@ -1,28 +1,33 @@
-"""Jobs: create, check without creating, find, cancel."""
+"""Jobs: create, check without creating, find, ask something of one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from app.core import ids, jobs
+from app.core import ids, job_requests, jobs, line
 from app.core.catalog import Catalog
+from app.core.config import Device
 from app.core.digests import sha256_of_json
 from app.core.errors import ErrorItem, InvalidInput, LimitReached, NotFound
+from app.core.job_requests import RetryFrom
 from app.core.jobs import NewJob
 from app.core.spec import JobSpec
 from app.core.states import JobStatus
 from app.core.tables import Job, JobAttempt, JsonObject
-from app.services.pages import Page, newest_first
+from app.services.pages import Page, highest_first, newest_first
 from app.services.plans import make_plan
 from app.services.specs import resolve
 
 
 @dataclass(frozen=True)
 class JobLimits:
+    """`devices` are those that workers have, None where that is not known."""
+
     max_queued_jobs: int
     hint_again_s: float
+    devices: Sequence[Device] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def create(session: Session, spec: JobSpec, sent: JsonObject, catalog: Catalog, 
 
     Raises InvalidSpec or what is more specific, and LimitReached when too many jobs are queued.
     """
-    resolved = resolve(session, spec, catalog)
+    resolved = resolve(session, spec, catalog, devices=limits.devices)
     queued = session.scalar(select(func.count()).where(Job.status == JobStatus.QUEUED)) or 0
     if queued >= limits.max_queued_jobs:
         raise LimitReached(
@@ -59,6 +64,8 @@ def create(session: Session, spec: JobSpec, sent: JsonObject, catalog: Catalog, 
         spec_sha256=sha256_of_json(resolved.as_json),
         labels=dict(spec.labels),
         max_attempts=spec.resources.max_attempts,
+        priority=spec.resources.priority,
+        device=spec.resources.device,
     )
     job = jobs.create(session, new, hint_again_s=limits.hint_again_s)
     session.flush()
@@ -66,10 +73,10 @@ def create(session: Session, spec: JobSpec, sent: JsonObject, catalog: Catalog, 
     return job
 
 
-def validate(session: Session, spec: JobSpec, catalog: Catalog) -> Validation:
+def validate(session: Session, spec: JobSpec, catalog: Catalog, *, limits: JobLimits) -> Validation:
     """Say whether a spec would be taken, with its defaults and a plan; adds nothing."""
     try:
-        resolved = resolve(session, spec, catalog)
+        resolved = resolve(session, spec, catalog, devices=limits.devices)
     except InvalidInput as error:
         return refused(error)
     return Validation(errors=(), resolved_spec=resolved.as_json, plan=make_plan(resolved))
@@ -111,28 +118,40 @@ def find(
 
 def cancel(session: Session, job_id: str) -> Job:
     """Ask for a cancel and return the job as it is now; a job that has ended stays as it is."""
-    jobs.request_cancel(session, job_id)
-    job = get(session, job_id)
-    session.refresh(job)
-    return job
+    job_requests.request_cancel(session, job_id)
+    return _read_again(session, job_id)
+
+
+def pause(session: Session, job_id: str) -> Job:
+    """Ask for a pause and return the job as it is now; raises TransitionRefused."""
+    job_requests.request_pause(session, job_id)
+    return _read_again(session, job_id)
+
+
+def resume(session: Session, job_id: str, *, limits: JobLimits) -> Job:
+    """Queue a paused job again and return it as it is now; raises TransitionRefused."""
+    job_requests.request_resume(session, job_id, hint_again_s=limits.hint_again_s)
+    return _read_again(session, job_id)
+
+
+def retry(session: Session, job_id: str, start: RetryFrom, *, limits: JobLimits) -> Job:
+    """Queue a failed or cancelled job again and return it as it is now; raises TransitionRefused."""
+    job_requests.request_retry(session, job_id, start=start, hint_again_s=limits.hint_again_s)
+    return _read_again(session, job_id)
 
 
 def queue_positions(session: Session, found: list[Job]) -> dict[str, int]:
-    """Return for each queued job how many are in front of it, itself included: the next one is 1."""
-    queued = [job.id for job in found if job.status == JobStatus.QUEUED]
-    if not queued:
-        return {}
-    place = func.row_number().over(order_by=(Job.created_at, Job.id)).label("place")
-    line = select(Job.id, place).where(Job.status == JobStatus.QUEUED).subquery()
-    rows = session.execute(select(line.c.id, line.c.place).where(line.c.id.in_(queued)))
-    return {row.id: row.place for row in rows}
+    """Return for each queued job its place in the line, as workers take them: the next one is 1."""
+    return line.find_positions(session, [job.id for job in found if job.status == JobStatus.QUEUED])
 
 
-def read_attempts(session: Session, job_id: str) -> list[JobAttempt]:
-    """List the attempts at a job, the first first; raises NotFound."""
+def read_attempts(session: Session, job_id: str, *, limit: int, cursor: str | None) -> Page[JobAttempt]:
+    """List the attempts at a job, the newest first; raises NotFound."""
     get(session, job_id)
-    query = select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.epoch)
-    return list(session.scalars(query))
+    query = select(JobAttempt).where(JobAttempt.job_id == job_id)
+    return highest_first(
+        session, query, JobAttempt.epoch, lambda attempt: attempt.epoch, limit=limit, cursor=cursor
+    )
 
 
 def read_status(session: Session, job_id: str) -> Row[str, int]:
@@ -141,3 +160,9 @@ def read_status(session: Session, job_id: str) -> Row[str, int]:
     if row is None:
         raise NotFound(f"there is no job {job_id}")
     return row
+
+
+def _read_again(session: Session, job_id: str) -> Job:
+    job = get(session, job_id)
+    session.refresh(job)
+    return job

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from app.core.rows import Columns
-from app.core.spec import Strict
+from app.core.strict import Strict
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 FileName = Annotated[str, Field(min_length=1, max_length=255)]
@@ -26,10 +26,28 @@ class PaddedChannels(Strict):
     count: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
+class KeptBlocks(Strict):
+    """Which of the `blocks` of a list stayed: their numbers in the whole network, in order."""
+
+    name: str = Field(min_length=1, max_length=256)
+    kept: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(min_length=1, max_length=100_000)
+    blocks: Annotated[int, Field(ge=1, le=100_000)]
+
+    @model_validator(mode="after")
+    def _kept_are_some_of_the_blocks(self) -> "KeptBlocks":
+        if list(self.kept) != sorted(set(self.kept)) or self.kept[-1] >= self.blocks:
+            raise ValueError(
+                f"kept are numbers from 0 to {self.blocks - 1}, each once and in order, "
+                f"found {list(self.kept)}"
+            )
+        return self
+
+
 class Cut(Strict):
     """The tensors are parts of those of the network: what a job's `architecture.json` says of its model."""
 
     padded: tuple[PaddedChannels, ...] = Field(default=(), max_length=10_000)
+    blocks: tuple[KeptBlocks, ...] = Field(default=(), max_length=1_000)
 
 
 class ArchitectureChoice(Strict):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from app.core import ids, outbox
+from app.core import accounts, ids, outbox
 from app.core.catalog import Catalog
 from app.core.db import now_plus
 from app.core.errors import (
@@ -27,7 +27,7 @@ from app.services import faults
 from app.services.formats import huggingface, safetensors
 from app.services.manifests import ArchitectureChoice, ModelManifest
 from app.services.pages import Page, in_order, newest_first
-from app.services.uploads import Files, Upload, commit_files, digest_of
+from app.services.uploads import Files, Upload, commit_files, digest_of, digests_of
 
 _HUGGINGFACE = "huggingface"
 
@@ -79,6 +79,7 @@ def create(session: Session, taken: TakenModel, *, hint_again_s: float) -> Model
         parameters=taken.elements,
     )
     session.add(model)
+    accounts.refer(session, digests_of(taken.files))
     outbox.put(session, CHECK_MODEL, model.id)
     session.flush()
     return model

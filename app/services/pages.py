@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from sqlalchemy import Select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.errors import ErrorItem, InvalidParameter
-from app.core.tables import Dataset, Job, Model
+from app.core.tables import Dataset, Job, Model, Webhook, WebhookDelivery
 
-R = TypeVar("R", Model, Dataset, Job)
+R = TypeVar("R", Model, Dataset, Job, Webhook, WebhookDelivery)
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -42,6 +42,24 @@ def newest_first(
         return Page(rows, None)
     last = rows[limit - 1]
     return Page(rows[:limit], _write([last.created_at.isoformat(), last.id]))
+
+
+def highest_first(
+    session: Session,
+    query: Select[U],
+    number: InstrumentedAttribute[int],
+    read_number: Callable[[U], int],
+    *,
+    limit: int,
+    cursor: str | None,
+) -> Page[U]:
+    """Return the page of `query` after `cursor`, of rows whose number counts up and never changes."""
+    if cursor is not None:
+        query = query.where(number < _read_place_cursor(cursor))
+    rows = session.scalars(query.order_by(number.desc()).limit(limit + 1)).all()
+    if len(rows) <= limit:
+        return Page(rows, None)
+    return Page(rows[:limit], _write([read_number(rows[limit - 1])]))
 
 
 def in_order(rows: Sequence[T], *, limit: int | None, cursor: str | None) -> Page[T]:

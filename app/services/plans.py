@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from app.core.spec import JobSpec
+from app.core.spec import JobSpec, Structure
 from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject
+from app.services.block_plans import predict_blocks
 from app.services.layer_rows import Wish, merge_rows
 from app.services.specs import ResolvedSpec
 from app.services.structure_plans import predict
@@ -88,21 +89,36 @@ def _plan_sizes(resolved: ResolvedSpec, inspection: JsonObject) -> JsonObject:
             "size_bytes": _plan_bytes(spec, model.size_bytes),
         }
     before = {"parameters": parameters, "macs": macs, "size_bytes": model.size_bytes}
-    found = predict(spec.structure, inspection, parameters=parameters, macs=macs)
-    if found is None:
-        why = f"follows from the target on {spec.structure.target.metric} when the job runs"
-        return {name: {"before": value, "after": None, "why": why} for name, value in before.items()}
-    share = found.parameters / parameters if parameters else 1.0
-    after = {
-        "parameters": found.parameters,
-        "macs": found.macs,
-        "size_bytes": round(share * model.size_bytes),
+    after, why = _predict_cut(spec.structure, inspection, parameters=parameters, macs=macs)
+    if after is not None:
+        share = after["parameters"] / parameters if parameters else 1.0
+        after["size_bytes"] = round(share * model.size_bytes)
+    return {
+        name: {"before": value, "after": None if after is None else after[name], "why": why}
+        for name, value in before.items()
     }
+
+
+def _predict_cut(
+    structure: Structure, inspection: JsonObject, *, parameters: int, macs: int
+) -> tuple[dict[str, int] | None, str]:
+    """Return what parameters and products come to after the cut, and how that is known or why not."""
+    if structure.cuts_blocks:
+        blocks = predict_blocks(structure, inspection, parameters=parameters, macs=macs)
+        if isinstance(blocks, str):
+            return None, blocks
+        why = f"{blocks.gone} of {blocks.blocks} blocks go, all of one size; which, the criterion decides"
+        if not blocks.is_reached:
+            why += "; no more may go, so the target will not be reached"
+        return {"parameters": blocks.parameters, "macs": blocks.macs}, why
+    found = predict(structure, inspection, parameters=parameters, macs=macs)
+    if found is None:
+        return None, f"follows from the target on {structure.target.metric} when the job runs"
     why = (
         f"estimated: as if every group lost {found.fraction:.1%} of its units; the ranking decides which go, "
         "so that only the target itself is certain"
     )
-    return {name: {"before": value, "after": after[name], "why": why} for name, value in before.items()}
+    return {"parameters": found.parameters, "macs": found.macs}, why
 
 
 def _plan_parameters(spec: JobSpec, parameters: int) -> JsonObject:

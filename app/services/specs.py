@@ -1,5 +1,6 @@
 """Check a job spec against what exists: the catalog, the model, the dataset; and fill in every default."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.catalog import Catalog, Kind
+from app.core.config import Device
 from app.core.errors import (
     DatasetMismatch,
     ErrorItem,
@@ -23,7 +25,7 @@ from app.services import faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_row_faults
 from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
-from app.services.structures import NEEDS_DATA, list_structure_needs, resolve_structure
+from app.services.structures import NEEDS_DATA, list_structure_needs, resolve_structure, tell_unknown
 
 _NEEDS_TRAINING = "training"
 _HUGGINGFACE = "huggingface"
@@ -48,8 +50,12 @@ def read_spec(body: bytes) -> JobSpec:
     return faults.read_json(body, JobSpec, InvalidSpec, what="the spec")
 
 
-def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
+def resolve(
+    session: Session, spec: JobSpec, catalog: Catalog, *, devices: Sequence[Device] | None = None
+) -> ResolvedSpec:
     """Check everything that can be known now; raises InvalidSpec, or the one error that is more specific.
+
+    `devices` are those that workers have, None where that is not known.
 
     While the model is still being validated, what depends on its layers is checked by the job's load stage.
     """
@@ -67,6 +73,7 @@ def resolve(session: Session, spec: JobSpec, catalog: Catalog) -> ResolvedSpec:
     items += structure_items
     items += _find_missing_rows(spec, model, dataset)
     items += _find_unmet_needs(spec, catalog, dataset)
+    items += _find_missing_device(spec, devices)
     if dataset is not None:
         spec, unknown = resolve_metrics(spec, catalog, dataset)
         items += unknown
@@ -96,6 +103,8 @@ def _resolve_plugins(spec: JobSpec, catalog: Catalog) -> tuple[JobSpec, list[Err
         at = f"/recipe/{kind}"
         if choice.name not in known:
             detail = f"there is no {kind} {choice.name!r}; there are: {', '.join(sorted(known))}"
+            if kind == "criterion":
+                detail = tell_unknown(choice.name, known, catalog)
             items.append(ErrorItem(pointer=f"{at}/name", code=f"unknown_{kind}", detail=detail))
             continue
         entry = known[choice.name]
@@ -117,6 +126,14 @@ def _find_missing_rows(spec: JobSpec, model: Model | None, dataset: Dataset | No
         detail = f"there is no dataset {spec.dataset_id}"
         items.append(ErrorItem(pointer="/dataset_id", code="dataset_not_found", detail=detail))
     return items
+
+
+def _find_missing_device(spec: JobSpec, devices: Sequence[Device] | None) -> list[ErrorItem]:
+    wanted = spec.resources.device
+    if devices is None or wanted == "auto" or wanted in devices:
+        return []
+    detail = f"no worker of this service has the device {wanted!r}: expected auto or {' or '.join(devices)}"
+    return [ErrorItem(pointer="/resources/device", code="device_not_there", detail=detail)]
 
 
 def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) -> list[ErrorItem]:

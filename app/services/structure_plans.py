@@ -66,15 +66,21 @@ def _may_shrink(structure: Structure, group: _Json) -> bool:
 
 
 def _keep(groups: Sequence[_Json], layers: Sequence[_Json], fraction: float) -> dict[str, float]:
-    """Return the share of each tensor that is left, by name: the product over its axes."""
+    """Return the share of each tensor that is left, by name: the product over its axes.
+
+    Queries run across the heads along the same axis: a share of each is cut of what the other leaves.
+    """
     shapes = {layer["name"]: layer["shape"] for layer in layers}
-    gone: defaultdict[tuple[str, int], float] = defaultdict(float)
+    gone: defaultdict[tuple[str, int, bool], float] = defaultdict(float)
     for group in groups:
         for cut in group["cuts"]:
             if cut["tensor"] in shapes:
                 size = shapes[cut["tensor"]][cut["axis"]]
-                gone[cut["tensor"], cut["axis"]] += fraction * group["units"] * cut["positions"] / size
+                share = fraction * group["units"] * cut["positions"] / size
+                gone[cut["tensor"], cut["axis"], group["kind"] == "query"] += share
     return {
-        name: math.prod(1.0 - gone[name, axis] for axis in range(len(shape)))
+        name: math.prod(
+            1.0 - gone[name, axis, is_across] for axis in range(len(shape)) for is_across in (False, True)
+        )
         for name, shape in shapes.items()
     }

@@ -53,6 +53,11 @@ def commit_files(roles: Mapping[str, UploadedFile]) -> Files:
     }
 
 
+def digests_of(files: Files) -> list[str]:
+    """Return the digests of the files."""
+    return [str(file["sha256"]) for file in files.values()]
+
+
 def digest_of(files: Files) -> str:
     """Return the digest of a single file, or one over the digests of several by role."""
     return sha256_of_files({role: str(file["sha256"]) for role, file in files.items()})

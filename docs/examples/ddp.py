@@ -49,6 +49,7 @@ def train(rank: int, folder: str) -> None:
     if rank == 0:
         print("\n".join(f"process {number}: {report}" for number, report in enumerate(reports)))
         print(f"sparsity {masks.sparsity:.4f}")
+    distributed.barrier()  # nobody leaves while its threads still send
     distributed.destroy_process_group()
 
 

@@ -31,6 +31,7 @@ def make_settings(folder: Path, database_url: str, **changes: object) -> Setting
         "max_upload_bytes": LIMIT_BYTES,
         "event_poll_s": 0.02,
         "sse_heartbeat_s": 0.2,
+        "metrics_cache_s": 0.0,
     }
     settings = Settings(**(values | changes))
     engine = make_engine(settings.database_url)

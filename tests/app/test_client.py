@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from app.client import ApiError, Client, DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
+from app.client import Client
+from app.client_errors import ApiError, DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
 from app.core import jobs
 from tests.support import uploads
 from tests.support.huggingface import make_bert_folder

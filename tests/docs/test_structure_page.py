@@ -23,13 +23,19 @@ def test_the_library_s_example_runs_as_printed(capsys) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == float(after)
 
 
-def test_the_job_of_the_page_is_one() -> None:
-    (spec,) = re.findall(r"```\n(\"structure\".*?)```", PAGE, re.DOTALL)
-    read = JobSpec.model_validate_json(
-        json.dumps({"model_id": "mdl_" + "0" * 26, **json.loads(f"{{{spec}}}".replace("20e6", "20000000"))})
-    )
-    assert read.structure is not None
-    assert read.recipe.target.value == 0.5
+def read_jobs() -> list[JobSpec]:
+    return [
+        JobSpec.model_validate_json(json.dumps({"model_id": "mdl_" + "0" * 26, **json.loads(f"{{{spec}}}")}))
+        for spec in re.findall(r"```\n(\"structure\".*?)```", PAGE, re.DOTALL)
+    ]
+
+
+def test_the_jobs_of_the_page_are_some() -> None:
+    units, blocks = read_jobs()
+    assert units.structure is not None
+    assert blocks.structure is not None
+    assert units.recipe.target.value == 0.5
+    assert blocks.structure.cuts_blocks
 
 
 def test_every_field_is_in_the_table() -> None:

@@ -82,7 +82,8 @@ def run_small_job(url: str, folder: Path, *, on_running=lambda: None) -> dict:
 
 
 def test_a_job_ends_although_its_worker_is_killed_and_everything_stops_on_sigterm(serve, tmp_path):
-    one = serve()
+    # Whoever sees a worker die does not wait for its leases to run out.
+    one = serve(SECATEUR_LEASE_S="900")
     url = one.url()
     path = one.data_dir / "valkey.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -102,6 +103,9 @@ def test_what_was_there_is_there_after_a_restart(serve, tmp_path):
     one = serve()
     with httpx.Client(base_url=one.url(), trust_env=False) as http:
         model_id = digits.upload_model(http).json()["id"]
+        # It knows its only worker, and that this one has no GPU.
+        spec = {"model_id": model_id, "recipe": {"target": {"value": 0.5}}, "resources": {"device": "cuda"}}
+        assert "device_not_there" in http.post("/v1/jobs", json=spec).text
     one.process.terminate()
     one.process.wait(60)
     with httpx.Client(base_url=serve().url(), trust_env=False) as http:

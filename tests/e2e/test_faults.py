@@ -63,7 +63,8 @@ def test_a_stopped_relay_delays_a_job_but_does_not_lose_it(scaled_bench):
 
 
 def test_a_worker_that_sleeps_through_its_lease_finds_itself_fenced(scaled_bench):
-    job_id = scaled_bench.submit()
+    # Long enough that it cannot end between the event and the signal.
+    job_id = scaled_bench.submit(epochs=60)
     scaled_bench.wait_for_event(job_id, "stage.started", stage="finetune")
     sleeper = scaled_bench.service.processes.pop("worker")
     sleeper.send_signal(signal.SIGSTOP)

@@ -166,3 +166,33 @@ def test_every_layer_says_what_can_be_cut_with_it_or_why_it_stays(bench):
     assert "bn1.weight" in first["cut_with"]
     assert first["cut_why_not"] is None
     assert by_name["linear.weight"]["cut_why_not"] == "is what the model puts out"
+
+
+TIED = [
+    {"match": "conv1", "set": {"min_sparsity": 0.5}},
+    {"match": "layer1.0.conv2", "set": {"exclude": True}},
+]
+
+
+@pytest.mark.parametrize(
+    ("structure", "code", "said"),
+    [
+        (
+            {"target": {"metric": "parameters", "value": 10}},
+            "sparsity_unreachable",
+            "even the smallest model is larger: asked for parameters 10, the nearest reachable is ",
+        ),
+        (
+            {"target": {"metric": "macs", "value": 100_000}, "layers": TIED},
+            "pruning_refused",
+            "conv1.weight is to lose 0.5 of its channels, but is cut together with layer1.0.conv2.weight",
+        ),
+    ],
+)
+def test_a_cut_that_cannot_be_ends_the_job_with_what_could_be(bench, structure, code, said):
+    """A user's mistake: one attempt, and nothing to download."""
+    job_id = bench.submit(structure=structure)
+    job = bench.finish(job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", code), job["error"]
+    assert said in job["error"]["detail"]
+    assert bench.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"] == []

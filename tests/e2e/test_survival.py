@@ -46,12 +46,14 @@ def test_stages_that_were_done_are_skipped_the_second_time(bench):
     assert skipped == ["load", "baseline", "prune"]
 
 
-def test_a_cancelled_job_ends_and_leaves_no_process_and_no_artifact(bench):
+def test_a_cancelled_job_ends_and_leaves_no_process_but_its_weights(bench):
     job_id = bench.submit(epochs=500)
     bench.wait_for_event(job_id, "stage.started", stage="finetune")
     assert bench.http.post(f"/v1/jobs/{job_id}/cancel").json()["cancel_requested"] is True
     job = bench.finish(job_id, within_s=30.0)
     assert job["status"] == "cancelled"
     assert not bench.service.runners()
-    assert bench.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"] == []
+    artifacts = bench.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+    # None where the cancel came before the first round.
+    assert {one["name"] for one in artifacts} <= {"best-so-far.safetensors"}
     assert not (bench.service.settings.work_dir / job_id).exists()

@@ -18,9 +18,13 @@ _START_WITHIN_S = 60.0
 
 
 class PostgresServer:
-    """A throw-away server on a unix socket; Postgres refuses to run as root, so root drops to nobody."""
+    """A throw-away server on a unix socket; Postgres refuses to run as root, so root drops to nobody.
 
-    def __init__(self) -> None:
+    With a port it listens on 127.0.0.1 too.
+    """
+
+    def __init__(self, *, port: int | None = None) -> None:
+        self.port = port
         self.folder = Path(tempfile.mkdtemp(prefix="secateur-pg-"))
         self.folder.chmod(0o755)
         self._data = self.folder / "data"
@@ -48,37 +52,65 @@ class PostgresServer:
             "-E",
             "UTF8",
         )
+        self.launch()
+
+    def launch(self) -> None:
+        """Start the server on the cluster that is there, after a crash too, and wait until it answers."""
         command = [str(self._install / "bin" / "postgres"), "-D", str(self._data), "-k", str(self.folder)]
-        settings = ("listen_addresses=", "fsync=off", "max_connections=200", "full_page_writes=off")
-        log = (self.folder / "postgres.log").open("wb")
-        self._process = subprocess.Popen(
-            command + [word for setting in settings for word in ("-c", setting)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=self.folder,
-            **self._as_other,
-        )
+        listen = "listen_addresses=" if self.port is None else "listen_addresses=127.0.0.1"
+        port = () if self.port is None else (f"port={self.port}",)
+        settings = (listen, *port, "fsync=off", "max_connections=200", "full_page_writes=off")
         deadline = time.monotonic() + _START_WITHIN_S
-        while True:
-            try:
-                psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres").close()
-                return
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((self.folder / "postgres.log").read_text()) from None
-                time.sleep(0.05)
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None:
+                # Right after a crash the dead server's children may still hold its shared memory.
+                with (self.folder / "postgres.log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        command + [word for setting in settings for word in ("-c", setting)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        cwd=self.folder,
+                        **self._as_other,
+                    )
+            if time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "postgres.log").read_text())
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL the server; its children see that and end. `launch` brings it back."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return self._process is not None and self._process.poll() is None
 
     def create_database(self, name: str) -> str:
         """Make an empty database and return its SQLAlchemy URL."""
-        with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as c:
-            c.execute(f'CREATE DATABASE "{name}"')
+        self.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+
+    def execute(self, *statements: str) -> None:
+        """Run statements as the superuser, outside of a transaction."""
+        with self._connect() as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(
+            host=str(self.folder), port=self.port or 5432, user="postgres", dbname="postgres", autocommit=True
+        )
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
+            # Immediately, without writing down what is thrown away next.
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:

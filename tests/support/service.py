@@ -77,10 +77,11 @@ class Service:
         process.kill()
         process.wait()
 
-    def terminate(self, name: str) -> None:
+    def terminate(self, name: str) -> int:
+        """SIGTERM one process; returns its exit code."""
         process = self.processes.pop(name)
         process.terminate()
-        process.wait(30)
+        return process.wait(60)
 
     def runners(self) -> list[psutil.Process]:
         """Return the live runner processes of this service, wherever in the process tree they are."""

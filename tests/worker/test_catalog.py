@@ -9,7 +9,13 @@ from worker import catalog
 from worker.models.registry import architectures
 from worker.pruning.registry import entries
 
-KINDS = {"criteria": "criterion", "patterns": "pattern", "allocations": "allocation", "schedules": "schedule"}
+KINDS = {
+    "criteria": "criterion",
+    "block_criteria": "block_criterion",
+    "patterns": "pattern",
+    "allocations": "allocation",
+    "schedules": "schedule",
+}
 
 
 def all_entries():

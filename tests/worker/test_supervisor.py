@@ -5,12 +5,12 @@ import json
 from safetensors.torch import load, load_file
 from sqlalchemy import func, select
 
-from app.core import jobs
+from app.core import job_requests
 from app.core.tables import Artifact, Job, JobLayer, JobMask, JobReport
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
-from worker.supervisor import run_hinted_job
+from worker.supervisor import run_waiting_jobs
 
 
 def read(context, job_id) -> Job:
@@ -20,7 +20,7 @@ def read(context, job_id) -> Job:
 
 def test_a_job_ends_with_report_masks_layers_and_artifacts(context, submit):
     job_id = submit(add_model(context, digits.model_bytes()), epochs=1)
-    run_hinted_job(context, job_id)
+    run_waiting_jobs(context)
     job = read(context, job_id)
     assert (job.status, job.error) == ("succeeded", None)
     with context.sessions() as session:
@@ -38,7 +38,7 @@ def test_a_job_ends_with_report_masks_layers_and_artifacts(context, submit):
 def test_a_user_s_mistake_found_by_the_runner_fails_the_job_with_a_problem(context, submit):
     wrong = {"library": "secateur", "name": "lenet-300-100", "params": {}}
     job_id = submit(add_model(context, digits.model_bytes(), wrong))
-    run_hinted_job(context, job_id)
+    run_waiting_jobs(context)
     job = read(context, job_id)
     assert (job.status, job.error["code"], job.attempt) == ("failed", "architecture_mismatch", 1)
 
@@ -48,7 +48,7 @@ def test_a_training_that_diverges_leaves_its_last_good_checkpoint(context, submi
     settings = {"max_steps": 4, "learning_rate": 1e30, "warmup_fraction": 0.5, "clip_norm": 1e-31}
     model_id = add_model(context, digits.model_bytes())
     job_id = submit(model_id, finetune=settings, resources={"checkpoint_s": 0.0})
-    run_hinted_job(context, job_id)
+    run_waiting_jobs(context)
     job = read(context, job_id)
     assert (job.status, job.error["code"]) == ("failed", "diverged")
     assert job.error["detail"].endswith("its weights are the artifact last-good.safetensors")
@@ -62,23 +62,23 @@ def test_a_training_that_diverges_leaves_its_last_good_checkpoint(context, submi
 def test_one_hint_runs_every_job_that_waits(context, submit):
     model_id = add_model(context, digits.model_bytes())
     ids = [submit(model_id, epochs=1) for _ in range(2)]
-    run_hinted_job(context, ids[1])
+    run_waiting_jobs(context)
     assert [read(context, job_id).status for job_id in ids] == ["succeeded", "succeeded"]
 
 
 def test_a_hint_for_a_job_that_is_done_does_nothing(context, submit):
     job_id = submit(add_model(context, digits.model_bytes()), epochs=1)
-    run_hinted_job(context, job_id)
+    run_waiting_jobs(context)
     before = read(context, job_id).last_seq
     for _ in range(3):
-        run_hinted_job(context, job_id)
+        run_waiting_jobs(context)
     assert read(context, job_id).last_seq == before
 
 
 def test_a_hint_is_dropped_while_every_slot_is_taken(context, submit):
     job_id = submit(add_model(context, digits.model_bytes()))
-    context.slots.acquire()
-    run_hinted_job(context, job_id)
+    context.slots.take()
+    run_waiting_jobs(context)
     assert read(context, job_id).status == "queued"
 
 
@@ -91,7 +91,7 @@ def test_a_runner_that_speaks_nonsense_is_a_crash(context, submit, monkeypatch, 
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     monkeypatch.chdir(tmp_path)
     job_id = submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1})
-    run_hinted_job(context, job_id)
+    run_waiting_jobs(context)
     assert read(context, job_id).error["code"] == "crash_loop"
 
 
@@ -105,7 +105,8 @@ def test_settings_with_credentials_do_not_reach_the_runner(context, submit, monk
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     monkeypatch.setenv("SECATEUR_DATABASE_URL", "postgresql://secret")
     monkeypatch.chdir(tmp_path)
-    run_hinted_job(context, submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1}))
+    submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1})
+    run_waiting_jobs(context)
     environment = json.loads(seen.read_text())
     assert not [name for name in environment if name.startswith("SECATEUR_")]
     assert environment["OMP_NUM_THREADS"] == "1"
@@ -113,7 +114,7 @@ def test_settings_with_credentials_do_not_reach_the_runner(context, submit, monk
 
 def test_a_worker_that_drains_gives_its_job_back(context, submit, in_background):
     job_id = submit(add_model(context, digits.model_bytes()), epochs=500)
-    thread = in_background(run_hinted_job, context, job_id)
+    thread = in_background(run_waiting_jobs, context)
     wait_for(lambda: read(context, job_id).stage == "finetune", "the fine-tune")
     context.draining.set()
     thread.join(30)
@@ -123,9 +124,9 @@ def test_a_worker_that_drains_gives_its_job_back(context, submit, in_background)
 
 def test_a_cancel_reaches_the_runner_through_the_heartbeat(context, submit, in_background):
     job_id = submit(add_model(context, digits.model_bytes()), epochs=500)
-    thread = in_background(run_hinted_job, context, job_id)
+    thread = in_background(run_waiting_jobs, context)
     wait_for(lambda: read(context, job_id).stage == "finetune", "the fine-tune")
     with context.sessions.begin() as session:
-        jobs.request_cancel(session, job_id)
+        job_requests.request_cancel(session, job_id)
     thread.join(30)
     assert read(context, job_id).status == "cancelled"

@@ -1,6 +1,6 @@
 """A cut model's architecture as data: which sizes its modules have, so that its tensors fit into them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,26 +11,33 @@ from app.core.errors import ArchitectureMismatch
 from worker.models.inputs import compute_logits
 from worker.models.registry import Network
 from worker.numerics import is_out_of_memory
-from worker.pruning.errors import MaskMismatch
+from worker.pruning.errors import MaskMismatch, NoMatch
+from worker.pruning.removal.depth import Depth, dump_depth, get_stack, leave_out, load_depth
 from worker.pruning.removal.surgery import resize
 from worker.pruning.removal.tracer import Knob
 
 CUT = "cut"
 
 
-def describe_cut(counts: Mapping[Knob, int]) -> dict[str, JsonValue]:
+def describe_cut(counts: Mapping[Knob, int], depths: Sequence[Depth] = ()) -> dict[str, JsonValue]:
     """Return what an architecture says of a cut model, besides the shapes that its tensors have."""
     padded: list[JsonValue] = [
         {"module": knob.module, "attribute": knob.attribute, "count": count}
         for knob, count in sorted(counts.items(), key=lambda item: (item[0].module, item[0].attribute))
     ]
-    return {"padded": padded}
+    blocks: list[JsonValue] = [dump_depth(depth) for depth in sorted(depths, key=lambda one: one.name)]
+    return {"padded": padded, **({"blocks": blocks} if blocks else {})}
 
 
 def read_counts(cut: Any) -> dict[Knob, int]:  # Any: JSON that the service has checked
     """Return the counts of padded channels that an architecture says; none where it is not cut."""
     rows = cut.get("padded", ()) if cut is not None else ()
     return {Knob(row["module"], row["attribute"]): row["count"] for row in rows}
+
+
+def read_depths(cut: Any) -> tuple[Depth, ...]:  # Any: JSON that the service has checked
+    """Return which blocks an architecture says that stayed; none where all did."""
+    return tuple(load_depth(row) for row in cut.get("blocks", ())) if cut is not None else ()
 
 
 def is_cut(architecture: Mapping[str, JsonValue]) -> bool:
@@ -49,6 +56,23 @@ def fit_module(module: nn.Module, cut: JsonValue, shapes: Mapping[str, Iterable[
         resize(module, {name: tuple(shape) for name, shape in shapes.items()}, read_counts(cut))
     except MaskMismatch as error:
         raise ArchitectureMismatch(f"the tensors are no parts of the architecture: {error}") from error
+
+
+def fit_depth(module: nn.Module, cut: JsonValue) -> None:
+    """Leave out of a module the blocks that its architecture says are gone.
+
+    Raises ArchitectureMismatch where it has no such blocks.
+    """
+    for depth in read_depths(cut):
+        try:
+            blocks = len(get_stack(module, depth.name))
+        except NoMatch as error:
+            raise ArchitectureMismatch(f"the architecture has other blocks: {error}") from error
+        if blocks != depth.blocks:
+            raise ArchitectureMismatch(
+                f"the architecture has {blocks} blocks in {depth.name}, its cut is one of {depth.blocks}"
+            )
+        leave_out(module, [depth])
 
 
 def load_parts(module: nn.Module, whole: Mapping[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from app.core.errors import InvalidHeader, InvalidModel
 from app.core.huggingface import WEIGHTS_ROLE
-from worker.formats.cut import CUT, check_runs, fit_module, is_cut, load_parts
+from worker.formats.cut import CUT, check_runs, fit_depth, fit_module, is_cut, load_parts
 from worker.formats.registry import LoadedModel, register
 from worker.formats.weights import check_finite, check_structure, form_of
 from worker.models.registry import Network, build
@@ -34,6 +34,7 @@ def read_safetensors(model: ModelInput) -> LoadedModel:
     network = build(model.architecture)
     tensors = read_tensors(model.files[WEIGHTS_ROLE])
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    fit_depth(network.module, model.architecture.get(CUT))
     fit_module(network.module, model.architecture.get(CUT), shapes)
     load_tensors(network.module, tensors)
     check_runs(network, model.architecture.get(CUT))
@@ -43,6 +44,7 @@ def read_safetensors(model: ModelInput) -> LoadedModel:
 def _build_fresh(architecture: Mapping[str, JsonValue], shapes: Mapping[str, tuple[int, ...]]) -> Network:
     network = build(architecture)
     if is_cut(architecture):
+        fit_depth(network.module, architecture[CUT])
         whole = network.module.state_dict()
         fit_module(network.module, architecture[CUT], shapes)
         load_parts(network.module, whole)

@@ -56,6 +56,16 @@ def count_macs(module: nn.Module, sample: Inputs) -> LayerMacs:
     return LayerMacs({name: counter.products[name] for name in layers}, counter.products[None])
 
 
+def count_macs_within(module: nn.Module, sample: Inputs, names: Iterable[str]) -> dict[str, int]:
+    """Count the products of one sample within the named modules, all of them; none lies within another."""
+    parts = {name: module.get_submodule(name) for name in names}
+    module.eval()
+    counter = _ProductCounter()
+    with torch.no_grad(), _tell_layers(parts, counter), counter:
+        compute_logits(module, sample)
+    return {name: counter.products[name] for name in parts}
+
+
 def count_effective_macs(macs: LayerMacs, weights: Mapping[str, torch.Tensor]) -> int:
     """Count the products whose weight is not zero.
 

@@ -15,13 +15,13 @@ from worker.export.files import (
     list_files,
     list_kept_roles,
 )
-from worker.formats.cut import CUT, is_cut
+from worker.formats.cut import CUT, describe_cut, is_cut, read_counts
 from worker.measure.size import measure_file
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import STATE_NAME, Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
-from worker.pruning.removal.configuration import Inexpressible, express
+from worker.pruning.removal.configuration import Inexpressible, count_blocks, express
 
 _WHY_FIELD = f"{CUT_FIELD}_because"
 
@@ -29,7 +29,7 @@ _WHY_FIELD = f"{CUT_FIELD}_because"
 def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
     """Write the model under the upload's tensor names, what belongs to it, and its masks; measure them."""
     state = job.final_folder.read_tensors(STATE_NAME)
-    folder.write_tensors(MODEL_FILE, {name: state[name] for name in job.read_dense().tensor_names})
+    folder.write_tensors(MODEL_FILE, {name: state[name] for name in job.list_exported().values()})
     read_masks(job.final_folder).save(folder.path / MASKS_FILE)
     _write_architecture(job, folder)
     _write_companions(job, folder)
@@ -72,10 +72,13 @@ def _write_companions(job: Job, folder: StageFolder) -> None:
 
 def _describe_shape(job: Job) -> dict[str, Any]:  # Any: values of JSON
     """Return the fields of a config that make the cut model, or the one that only says that it is cut."""
-    fields = express(job.read_final().network.module)
-    if isinstance(fields, Inexpressible):
-        return {CUT_FIELD: job.exported_model.architecture[CUT], _WHY_FIELD: fields.reason}
-    return fields
+    module = job.read_final().network.module
+    fields = express(module)
+    if not isinstance(fields, Inexpressible):
+        return fields
+    # How many blocks there are can be said in any case.
+    cut = describe_cut(read_counts(job.exported_model.architecture[CUT]))
+    return {**count_blocks(module), CUT_FIELD: cut, _WHY_FIELD: fields.reason}
 
 
 def _warn(folder: StageFolder) -> list[str]:

@@ -12,9 +12,10 @@ from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
-from worker.pipeline.salvage import keep_last_good
+from worker.pipeline.salvage import keep_best_so_far, keep_last_good
 from worker.pipeline.watch import StageWatch
 from worker.pruning import MaskSet
+from worker.stopping import CANCELLED_NAME, Stopped, stops_gracefully
 from worker.training.checkpoint import Tree
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
@@ -41,6 +42,10 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     is_halved = bool(resumed and resumed["is_halved"])
     try:
         return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
+    except Stopped:
+        if (job.work / CANCELLED_NAME).exists():
+            keep_best_so_far(job, checkpoints.read())
+        raise
     except DivergedTraining as error:
         raise keep_last_good(job, checkpoints.read(), error) from error
     except (MemoryError, RuntimeError) as error:
@@ -48,6 +53,7 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
             raise
     # Behind the handler: the error's trace would keep the tensors of the attempt alive.
     folder.drop_checkpoints()
+    progress.tell_halved(settings.batch_size)
     return _Attempt(job, folder, progress, is_halved=True).run(None)
 
 
@@ -82,7 +88,8 @@ class _Attempt:
         controls = pruner.cycles.controls if pruner.cycles else ()
         lengths = [plan_control(control, self._training, phases).length for control in controls]
         total = recovery.total + sum(lengths)
-        masks = recovery.run(StageWatch(self._progress, 0, total), resumed)
+        with stops_gracefully() as stop:
+            masks = recovery.run(StageWatch(self._progress, 0, total, stop), resumed)
         write_pruned(self._folder, network.module, masks, _make_history(job, recovery, masks))
         ticket = Ticket(
             training=self._training,
@@ -95,8 +102,9 @@ class _Attempt:
         )
         files: list[JsonValue] = []
         for number, control in enumerate(controls):
-            watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total)
-            name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
+            with stops_gracefully() as stop:
+                watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total, stop)
+                name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
             files.append({"name": control, "records": name})
         return _describe(self._training, recovery, masks) | {"controls": files}
 

@@ -15,7 +15,7 @@ from app.core.errors import Unavailable
 from app.core.states import Stage
 from worker.datasets.registry import Splits, read_splits
 from worker.datasets.splits import Split
-from worker.formats.cut import CUT, describe_cut, read_counts
+from worker.formats.cut import CUT, describe_cut, read_counts, read_depths
 from worker.formats.registry import LoadedModel, read_model
 from worker.formats.safetensors_file import read_tensors
 from worker.measure.size import digest_file
@@ -23,10 +23,14 @@ from worker.models.registry import Network
 from worker.objectives.registry import Task, find_task
 from worker.pipeline.folder import StageFolder
 from worker.protocol import DatasetInput, ModelInput, RunnerInput
+from worker.pruning.removal.depth import join_depths
 from worker.pruning.removal.surgery import Removal, load_removal, remove
+from worker.pruning.removal.tracer import Knob
+from worker.version import code_version
 
 STATE_NAME = "state.safetensors"
 MASKS_NAME = "masks.safetensors"
+BATCHNORM_NAME = "batchnorm.safetensors"
 REMOVAL_NAME = "removal.json"
 
 
@@ -91,9 +95,15 @@ class Job:
         return self.read_dense().network.outputs if self._outputs is None else self._outputs
 
     def read_start(self) -> LoadedModel:
-        """Read the model that is pruned and trained: the uploaded one, cut where its structure was."""
+        """Read the model that is pruned and trained: the uploaded one, cut where its structure was.
+
+        What BatchNorm normalises by is as it was measured on the cut model.
+        """
         loaded = self.read_dense()
-        self.cut(loaded.network)
+        if self.removal is not None:
+            self.cut(loaded.network)
+            statistics = self.folder(Stage.PRUNE).read_tensors(BATCHNORM_NAME)
+            loaded.network.module.load_state_dict(statistics, strict=False)
         return loaded
 
     def read_final(self) -> LoadedModel:
@@ -114,14 +124,26 @@ class Job:
             return None
         return load_removal(self.folder(Stage.PRUNE).read_json(REMOVAL_NAME))
 
+    def list_exported(self) -> dict[str, str]:
+        """Return the name in the artifact of every tensor of the upload that is in it, by its name there."""
+        names = self.read_dense().tensor_names
+        if self.removal is None:
+            return {name: name for name in names}
+        return {name: now for name in names if (now := self.removal.rename(name)) is not None}
+
     @property
     def exported_model(self) -> ModelInput:
         """The uploaded model with the architecture of what is exported, its files those of the upload."""
         if self.removal is None:
             return self.given.model
         # What was cut before and not now is as the upload says.
-        before = read_counts(self.given.model.architecture.get(CUT))
-        cut = describe_cut({**before, **self.removal.counts})
+        before = self.given.model.architecture.get(CUT)
+        counts = {**read_counts(before), **self.removal.counts}
+        names = {knob: self.removal.rename(knob.module) for knob in counts}
+        cut = describe_cut(
+            {Knob(now, knob.attribute): counts[knob] for knob, now in names.items() if now is not None},
+            join_depths(read_depths(before), self.removal.depths),
+        )
         architecture = {**self.given.model.architecture, CUT: cut}
         return self.given.model.model_copy(update={"architecture": architecture})
 
@@ -147,6 +169,7 @@ def load_state(module: nn.Module, folder: StageFolder) -> None:
 def describe_versions() -> dict[str, str]:
     """Name the versions of what computes."""
     imported = {
+        "secateur": code_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "safetensors": safetensors.__version__,

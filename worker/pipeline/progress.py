@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pydantic import JsonValue
 
 from app.core.states import Stage
-from worker.protocol import Progress
+from worker.protocol import CheckpointWritten, MemoryRanOut, Progress
 
 _INTERVAL_S = 1.0
 # Rough shares of a job's time; a stage that is not run has none.
@@ -26,7 +26,7 @@ class ProgressReporter:
 
     def __init__(
         self,
-        send: Callable[[Progress], None],
+        send: Callable[[Progress | CheckpointWritten | MemoryRanOut], None],
         stage: Stage,
         *,
         has_finetune: bool,
@@ -48,6 +48,15 @@ class ProgressReporter:
         self._first_step = step
         self._resumed = {"resumed_at": step}
         self._send_at(step, total, {})
+
+    def tell_checkpoint(self, step: int) -> None:
+        """Tell that what was done up to `step` need not be done again."""
+        self._send(CheckpointWritten(stage=self._stage, step=step))
+
+    def tell_halved(self, batch_size: int) -> None:
+        """Tell that the stage begins anew because memory ran out."""
+        detail = f"memory ran out at a batch size of {batch_size}; done again in batches of half the size"
+        self._send(MemoryRanOut(stage=self._stage, detail=detail))
 
     def report(self, step: int, total: int, data: Callable[[], dict[str, JsonValue]] = dict) -> None:
         """Report `step` of `total` done; `data` is asked only when a message goes out."""

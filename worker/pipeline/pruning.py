@@ -13,7 +13,9 @@ from worker.models.inputs import TextInput, move
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import MASKS_NAME, STATE_NAME, Job
+from worker.pipeline.row_names import follow_blocks
 from worker.pruning import MaskSet, Pruner
+from worker.pruning.layers import find_layers
 from worker.pruning.measured import Measured
 from worker.pruning.rounds import Round
 from worker.pruning.statistics.calibration import Loss, logits_of
@@ -28,7 +30,9 @@ def make_pruner(
     job: Job, network: Network, *, steps: int | None = None, recipe: Recipe | None = None
 ) -> Pruner:
     """Make the pruner of a job's recipe, or of another one, for a network and a training of `steps`."""
-    given = (recipe or job.spec.recipe).model_dump(mode="json", exclude_none=True)
+    asked = recipe or job.spec.recipe
+    rows = follow_blocks(asked.layers, find_layers(network.module), job.removal) if asked.layers else ()
+    given = asked.model_copy(update={"layers": rows}).model_dump(mode="json", exclude_none=True)
     counts_macs = job.spec.recipe.target.metric == "macs"
     macs = count_macs(network.module, network.inputs.blank(1, job.device)).by_weight if counts_macs else None
     return Pruner(

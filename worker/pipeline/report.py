@@ -9,7 +9,6 @@ from pydantic import JsonValue
 from app.core.report import (
     BeforeAfter,
     Environment,
-    LayerReport,
     Macs,
     MemoryBytes,
     Report,
@@ -20,7 +19,6 @@ from app.core.report import (
     ReportModel,
     SizeBytes,
     Sparsity,
-    StructureReport,
     Summary,
 )
 from app.core.states import Stage
@@ -30,9 +28,10 @@ from worker.measure.size import measure_file
 from worker.pipeline.comparisons import Comparisons, compare_answers
 from worker.pipeline.gates import judge_gates
 from worker.pipeline.job import Job, describe_device, describe_versions
+from worker.pipeline.layer_rows import describe_layers
 from worker.pipeline.pruning import make_pruner, read_history, read_masks
 from worker.pipeline.structure import list_probe_rows, read_structure_report
-from worker.pruning.layers import Layer, find_layers
+from worker.pruning.layers import find_layers
 
 _SAMPLES_FOR_A_POINT = 1000
 _STAGES_BEFORE_THE_REPORT = tuple(stage for stage in Stage if stage is not Stage.VERIFY)
@@ -57,7 +56,13 @@ def compose_report(job: Job, measured: Measured) -> Report:
         classes=compared.classes,
         controls=compared.controls,
         structure=structure,
-        layers=_describe_layers(make_pruner(job, start).layers, measured, prunable, _name_groups(structure)),
+        layers=describe_layers(
+            job,
+            measured,
+            layers=make_pruner(job, start).layers,
+            prunable=prunable,
+            structure=structure,
+        ),
         history=(*(list_probe_rows(structure) if structure else ()), *read_history(job.final_folder)),
         gates=judge_gates(job.spec.gates, summary, masked=read_masks(job.final_folder).numel),
         artifacts=list_artifacts(job),
@@ -119,39 +124,6 @@ def _count_sparsity(measured: Measured, names: set[str]) -> float:
     tensors = [measured.exported.tensors[name] for name in names]
     total = sum(tensor.parameters for tensor in tensors)
     return sum(tensor.parameters - tensor.nonzero for tensor in tensors) / total if total else 0.0
-
-
-def _name_groups(structure: StructureReport | None) -> dict[str, str]:
-    """Return the group that makes each tensor's outputs, by the tensor's name."""
-    if structure is None:
-        return {}
-    return {name: group.name for group in reversed(structure.groups) for name in group.tensors[:1]}
-
-
-def _describe_layers(
-    layers: tuple[Layer, ...], measured: Measured, prunable: set[str], groups: dict[str, str]
-) -> tuple[LayerReport, ...]:
-    rows = []
-    for layer in layers:
-        before, after = measured.dense.tensors[layer.name], measured.exported.tensors[layer.name]
-        rows.append(
-            LayerReport(
-                name=layer.name,
-                type=layer.type,
-                group=groups.get(layer.name),
-                shape_before=before.shape,
-                shape_after=after.shape,
-                parameters_before=before.parameters,
-                parameters_after=after.parameters,
-                nonzero=after.nonzero,
-                sparsity=1 - after.nonzero / after.parameters if after.parameters else 0.0,
-                macs_before=before.macs,
-                macs_after=after.macs,
-                prunable=layer.name in prunable,
-                why_not=layer.why_not,
-            )
-        )
-    return tuple(rows)
 
 
 def _describe_inputs(job: Job) -> ReportInputs:

@@ -1,4 +1,8 @@
-"""Keep the last good checkpoint of a training that diverged, as an artifact of the job that failed."""
+"""Keep the weights of a training that did not come to its end, as an artifact of the job."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from app.core.errors import DivergedTraining
 from app.core.report import ReportArtifact
@@ -10,6 +14,7 @@ from worker.protocol import KEPT_NAME, OUTPUT_FOLDER, KeptOutput
 from worker.training.checkpoint import Tree
 
 LAST_GOOD_FILE = "last-good.safetensors"
+BEST_SO_FAR_FILE = "best-so-far.safetensors"
 
 
 def keep_last_good(job: Job, checkpoint: Tree | None, error: DivergedTraining) -> DivergedTraining:
@@ -19,14 +24,29 @@ def keep_last_good(job: Job, checkpoint: Tree | None, error: DivergedTraining) -
     """
     if checkpoint is None:
         return error
-    state = checkpoint["module"]
+    _keep(job, LAST_GOOD_FILE, checkpoint["module"])
+    return DivergedTraining(f"{error.detail}; its weights are the artifact {LAST_GOOD_FILE}")
+
+
+def keep_best_so_far(job: Job, checkpoint: Tree | None) -> None:
+    """Write the weights of a job that is cancelled: those that did best on the validation split, or the last.
+
+    Pruned weights are zero in them. Nothing is written before the first round: that is the uploaded model.
+    """
+    if checkpoint is None or not checkpoint["history"]["noted"]:
+        return
+    best = checkpoint["judge"].get("best")
+    _keep(job, BEST_SO_FAR_FILE, best["state"]["module"] if best else checkpoint["module"])
+
+
+def _keep(job: Job, name: str, state: Mapping[str, Tensor]) -> None:
     artifacts = job.work / OUTPUT_FOLDER / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
-    path = artifacts / LAST_GOOD_FILE
-    write_tensors(path, {name: state[name] for name in job.read_dense().tensor_names})
+    path = artifacts / name
+    write_tensors(path, {tensor: state[tensor] for tensor in job.list_exported().values()})
     size = measure_file(path)
     kept = ReportArtifact(
-        name=LAST_GOOD_FILE,
+        name=name,
         kind="checkpoint",
         media_type="application/octet-stream",
         sha256=size.sha256,
@@ -36,4 +56,3 @@ def keep_last_good(job: Job, checkpoint: Tree | None, error: DivergedTraining) -
     )
     index = KeptOutput(artifacts=(kept,))
     write_atomically(job.work / OUTPUT_FOLDER / KEPT_NAME, index.model_dump_json().encode())
-    return DivergedTraining(f"{error.detail}; its weights are the artifact {LAST_GOOD_FILE}")

@@ -1,7 +1,7 @@
 """Cut the dense model of a job down to its structure's target, and say what came of it."""
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -16,14 +16,19 @@ from worker.measure.records import record_split
 from worker.models.inputs import Inputs
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
-from worker.pipeline.job import REMOVAL_NAME, Job
+from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
 from worker.pipeline.predictions import take_answers
 from worker.pipeline.pruning import draw_calibration_batches, make_loss
 from worker.pipeline.tracing import draw_inputs
+from worker.pruning.layers import Layer, find_layers
+from worker.pruning.plan import make_plan
+from worker.pruning.recipe import read_recipe
+from worker.pruning.removal.blocks import list_names
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
 from worker.pruning.removal.tracer import Axis
+from worker.training.batchnorm import batchnorm_refreshed, read_statistics, refresh_batchnorm
 
 _REPORT_NAME = "structure.json"
 _ACCURACY = "accuracy"
@@ -36,19 +41,34 @@ _JUDGED_ON_TEST = (
 def cut_structure(job: Job, structure: Structure, folder: StageFolder, network: Network) -> list[str]:
     """Cut a network in place, keep what was cut in the stage's folder, and return warnings.
 
+    What BatchNorm normalises by is measured anew on the cut network, where there are samples to train on: a
+    channel less moves the statistics of all that it flowed into.
     Raises what the library finds: a pass that cannot be traced, a target that cannot be reached.
     """
-    data = _draw_batches(job, network)
+    layers = find_layers(network.module)
+    if structure.cuts_blocks:
+        # The recipe's rows speak of the uploaded model: what fits nothing there is refused while it is whole.
+        make_plan(network.module, read_recipe(job.spec.recipe.model_dump(mode="json", exclude_none=True)))
+    drawn = draw_calibration_batches(job, network) or []
+    batches = [batch.inputs for batch in drawn]
     shrunk = shrink(
         network.module,
         structure.model_dump(mode="json", exclude_none=True),
-        data,
+        drawn or [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))],
         make_loss(job),
         seed=job.spec.seed,
-        measures=_list_measures(job, structure, network),
+        measures=_list_measures(job, structure, network, batches),
     )
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
-    folder.write_json(_REPORT_NAME, _describe(structure, shrunk).model_dump(mode="json"))
+    statistics = read_statistics(network.module)
+    is_cut = bool(shrunk.removal.kept or shrunk.removal.depths)
+    is_refreshed = bool(statistics and drawn and is_cut)
+    if is_refreshed:
+        refresh_batchnorm(network.module, batches)
+    folder.write_tensors(BATCHNORM_NAME, statistics)
+    refreshed = sum(len(batch.targets) for batch in drawn) if is_refreshed else 0
+    report = _describe(structure, shrunk, layers, refreshed)
+    folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
     is_judged = structure.target.metric == "accuracy_drop" and "validation" not in job.splits
     return [_JUDGED_ON_TEST] if is_judged else []
 
@@ -74,14 +94,9 @@ def list_probe_rows(report: StructureReport) -> tuple[HistoryRow, ...]:
     )
 
 
-def _draw_batches(job: Job, network: Network) -> Sequence[tuple[Inputs, Any]]:  # Any: a task's targets
-    batches = draw_calibration_batches(job, network)
-    if batches:
-        return batches
-    return [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))]
-
-
-def _list_measures(job: Job, structure: Structure, network: Network) -> dict[str, Measure]:
+def _list_measures(
+    job: Job, structure: Structure, network: Network, batches: Sequence[Inputs]
+) -> dict[str, Measure]:
     blank = network.inputs.blank(1, job.device)
     measures: dict[str, Measure] = {"macs": lambda module: float(count_macs(module, blank).total)}
     settings = job.spec.evaluation.latency
@@ -90,8 +105,19 @@ def _list_measures(job: Job, structure: Structure, network: Network) -> dict[str
         measures["latency_ms"] = lambda module: measure_p50_ms(module, batch, repeats=settings.repeats)
     if structure.target.metric == "accuracy_drop":
         dense = _measure_accuracy(job, network.module)
-        measures["accuracy_drop"] = lambda module: dense - _measure_accuracy(job, module)
+        whole = _count_parameters(network.module)
+
+        def measure_drop(module: nn.Module) -> float:
+            is_refreshed = batches and _count_parameters(module) < whole
+            with batchnorm_refreshed(module, batches) if is_refreshed else nullcontext():
+                return dense - _measure_accuracy(job, module)
+
+        measures["accuracy_drop"] = measure_drop
     return measures
+
+
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _measure_accuracy(job: Job, module: nn.Module) -> float:
@@ -109,26 +135,16 @@ def _measure_accuracy(job: Job, module: nn.Module) -> float:
     return measure(METRICS[_ACCURACY], take_answers(job, records))
 
 
-def _describe(structure: Structure, shrunk: Shrunk) -> StructureReport:
-    groups = []
-    for group in shrunk.groups:
-        groups.append(
-            StructureGroup(
-                name=group.name,
-                kind=group.kind,
-                tensors=tuple(
-                    dict.fromkeys(cut.where.tensor for cut in group.cuts if isinstance(cut.where, Axis))
-                ),
-                units_before=group.units,
-                units_after=_count_kept(group, shrunk.removal),
-                why_not=group.why_not,
-            )
-        )
+def _describe(
+    structure: Structure, shrunk: Shrunk, layers: Sequence[Layer], refreshed: int
+) -> StructureReport:
+    groups = [_describe_group(group, shrunk.removal, layers) for group in shrunk.groups]
     return StructureReport(
         metric=structure.target.metric,
         target=structure.target.value,
         before=shrunk.before,
         after=shrunk.after,
+        batchnorm_samples=refreshed,
         groups=tuple(groups),
         probes=tuple(
             tuple(StructureProbe(removed=probe.removed, value=probe.value) for probe in round)
@@ -137,9 +153,28 @@ def _describe(structure: Structure, shrunk: Shrunk) -> StructureReport:
     )
 
 
+def _describe_group(group: Group, removal: Removal, layers: Sequence[Layer]) -> StructureGroup:
+    axes = [cut.where for cut in group.cuts if isinstance(cut.where, Axis)]
+    outputs = {Axis(name, layer.output_dim) for layer in layers for name in (layer.name, *layer.aliases)}
+    blocks = list_names(group)
+    within = [layer.name for layer in layers if any(layer.name.startswith(f"{one}.") for one in blocks)]
+    gone = tuple(name for name in blocks if removal.rename(name) is None)
+    return StructureGroup(
+        name=group.name,
+        kind=group.kind,
+        tensors=tuple(dict.fromkeys([*(axis.tensor for axis in axes), *within])),
+        made_by=tuple(dict.fromkeys([*(axis.tensor for axis in axes if axis in outputs), *within])),
+        units_before=group.units,
+        units_after=_count_kept(group, removal) - len(gone),
+        why_not=group.why_not,
+        gone=gone,
+    )
+
+
 def _count_kept(group: Group, removal: Removal) -> int:
+    """Count the units of which something stayed: a head that lost some of its queries is still there."""
     for cut in group.cuts:
         if isinstance(cut.where, Axis) and cut.where in removal.kept:
             kept = set(removal.kept[cut.where].tolist())
-            return sum(int(row[0]) in kept for row in cut.index)
+            return sum(not kept.isdisjoint(row) for row in cut.index.tolist())
     return group.units

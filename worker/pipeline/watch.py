@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from worker.pipeline.progress import ProgressReporter
+from worker.stopping import Stopped, StopRequest
 from worker.training.recovery import Moment
 
 
@@ -15,10 +16,21 @@ class StageWatch:
     progress: ProgressReporter
     offset: int
     total: int
+    stop: StopRequest
+
+    @property
+    def wants_stop(self) -> bool:
+        return self.stop.is_made
 
     def resumed_at(self, step: int) -> None:
         """Say that this attempt goes on where an earlier one stopped."""
         self.progress.resume(self.offset + step, self.total)
+
+    def checkpointed(self, step: int) -> None:
+        """Say so; raises Stopped when that is what it was written for."""
+        self.progress.tell_checkpoint(self.offset + step)
+        if self.wants_stop:
+            raise Stopped
 
     def after_step(self, moment: Moment) -> None:
         """Report a step, when a report is due."""

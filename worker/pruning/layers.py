@@ -52,6 +52,11 @@ class Layer:
         return 0 if self.is_transposed else 1
 
     @property
+    def output_dim(self) -> int:
+        """The axis of the features that it puts out; a table of embeddings has a row a token."""
+        return 1 if self.is_transposed or self.type == "Embedding" else 0
+
+    @property
     def output_first_shape(self) -> tuple[int, ...]:
         """The shape as [out, in, *kernel]."""
         return self.shape[::-1] if self.is_transposed else self.shape

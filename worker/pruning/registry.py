@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.pruning.errors import PruningError
 
-Kind = Literal["criterion", "pattern", "allocation", "schedule"]
+Kind = Literal["criterion", "block_criterion", "pattern", "allocation", "schedule"]
 Need = Literal["weights", "gradients", "activations", "training"]
 FOLDERS: Mapping[Kind, str] = {
     "criterion": "criteria",
+    "block_criterion": "block_criteria",
     "pattern": "patterns",
     "allocation": "allocations",
     "schedule": "schedules",
@@ -87,6 +88,11 @@ def entries(kind: Kind) -> dict[str, Entry]:
 def build(kind: Kind, name: str, params: Mapping[str, Any]) -> Plugin:  # Any: JSON, checked by the class
     """Make the plug-in `name` with `params`; raise UnknownPlugin (naming all) or InvalidParams."""
     known = entries(kind)
+    if kind == "criterion" and name in entries("block_criterion"):
+        raise UnknownPlugin(
+            f"{name} scores whole blocks, not weights: it is for a structure of the kinds ['block']; "
+            f"expected one of: {', '.join(known)}"
+        )
     if name not in known:
         raise UnknownPlugin(f"there is no {kind} {name!r}; there are: {', '.join(known)}")
     try:

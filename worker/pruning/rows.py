@@ -38,6 +38,11 @@ def read_rows(rows: Sequence[LayerRow], layers: Sequence[Layer]) -> dict[str, Wi
     return wishes
 
 
+def find_matching(glob: str, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Return the layers that a row with this glob speaks of."""
+    return tuple(layer for layer in layers if _matches(glob, layer))
+
+
 def check_effect(rows: Sequence[LayerRow], layers: Sequence[Layer]) -> None:
     """Raise UnsuitableLayer where a row asks for a sparsity of layers that cannot be pruned."""
     for row in rows:

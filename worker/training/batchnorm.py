@@ -1,10 +1,10 @@
 """Measure the statistics of BatchNorm anew: pruning changes what a layer puts out, and they lag behind."""
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from worker.models.inputs import Inputs, compute_logits
@@ -16,7 +16,7 @@ def refresh_batchnorm(module: nn.Module, batches: Iterable[Inputs]) -> None:
 
     All else is left as it is, and the module in evaluation mode. A module without BatchNorm is not run.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [norm for _, norm in _find_norms(module)]
     if not norms:
         return
     module.eval()
@@ -28,6 +28,30 @@ def refresh_batchnorm(module: nn.Module, batches: Iterable[Inputs]) -> None:
             _set_up(norm, momentum=None, is_training=True)
         for inputs in batches:
             compute_logits(module, inputs)
+
+
+@contextmanager
+def batchnorm_refreshed(module: nn.Module, batches: Iterable[Inputs]) -> Iterator[None]:
+    """Refresh the statistics for a while; afterwards they are as they were."""
+    before = {name: tensor.clone() for name, tensor in read_statistics(module).items()}
+    try:
+        refresh_batchnorm(module, batches)
+        yield
+    finally:
+        module.load_state_dict(before, strict=False)
+
+
+def read_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Return the running statistics by their names in the module's state; none without BatchNorm."""
+    return {
+        f"{name}.{own}" if name else own: tensor
+        for name, norm in _find_norms(module)
+        for own, tensor in norm.named_buffers(recurse=False)
+    }
+
+
+def _find_norms(module: nn.Module) -> list[tuple[str, _BatchNorm]]:
+    return [(n, m) for n, m in module.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def _set_up(norm: _BatchNorm, *, momentum: float | None, is_training: bool) -> None:

@@ -56,8 +56,14 @@ def find_blocks(module: nn.Module) -> list[nn.Module]:
 def compute_distance(states: Sequence[Tensor], dense: Sequence[Tensor], token_mask: Tensor | None) -> Tensor:
     """Return the mean over blocks of the normalised squared distance, a scalar; padding does not count.
 
-    `states` and `dense` are the outputs of the same blocks, [b, …]; `token_mask` is [b, t] for texts.
+    `states` and `dense` are the outputs of the same blocks, [b, …]; `token_mask` is [b, t] for texts. Raises
+    InvalidSpec where there are other blocks.
     """
+    if len(states) != len(dense):
+        raise InvalidSpec(
+            "finetune.distillation.hidden_states compares what equal blocks put out: after the cut there are "
+            f"{len(states)}, of {len(dense)} in the whole model; leave hidden_states out"
+        )
     distances = [
         _compute_block_distance(one.float(), other.detach().float(), token_mask)
         for one, other in zip(states, dense, strict=True)

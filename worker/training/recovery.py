@@ -43,6 +43,15 @@ class Watch(Protocol):
         """Hear that it goes on after so many steps, which an earlier attempt did."""
         ...
 
+    @property
+    def wants_stop(self) -> bool:
+        """Whether a checkpoint is to be written now, in order to stop."""
+        ...
+
+    def checkpointed(self, step: int) -> None:
+        """Hear that a checkpoint stands after so many steps; may raise what ends the training."""
+        ...
+
     def after_step(self, moment: Moment) -> None:
         """Hear of a step, after its checkpoint where one was due."""
         ...
@@ -117,6 +126,7 @@ class Recovery:
                 if self._number + 1 == len(self._phases):
                     # For what comes after this training: it is then not done again.
                     self._write(loop)
+                    watch.checkpointed(self.steps_done)
                     return self._finish()
                 self._number += 1
                 loop = self._start_phase()
@@ -168,8 +178,9 @@ class Recovery:
                 self._keep_rewind_state(step=loop.step)
             if self._is_evaluated_at(loop):
                 self._evaluate()
-            if self._checkpoints.is_due():
+            if self._checkpoints.is_due() or watch.wants_stop:
                 self._write(loop)
+                watch.checkpointed(self.steps_done)
             sparsity = self._pruner.history[-1].sparsity if self._pruner.history else 0.0
             watch.after_step(Moment(self.steps_done, result, self.metrics, sparsity))
 

@@ -104,5 +104,5 @@ def test_a_dataset_in_use_cannot_be_deleted(client, parts, model_id, tmp_path):
 def _kept(parts) -> tuple[int, int, int]:
     with parts.reading_sessions() as session:
         rows = session.scalar(select(func.count()).select_from(Dataset))
-    blobs = len(list((parts.store.root / "blobs").glob("??/*")))
-    return rows, blobs, len(list((parts.store.root / "incoming").iterdir()))
+    blobs = len(list((parts.store.bytes.root / "blobs").glob("??/*")))
+    return rows, blobs, len(list((parts.store.bytes.root / "incoming").iterdir()))

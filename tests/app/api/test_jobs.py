@@ -49,6 +49,7 @@ def test_every_default_is_echoed_and_hashed(client, model_id, dataset_id):
         "timeout_s": 86_400,
         "max_attempts": 3,
         "checkpoint_s": 60.0,
+        "priority": 0,
     }
     canonical = json.dumps(resolved, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert job["spec_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
@@ -125,6 +126,37 @@ def structure(**changes):
             "/structure/criterion/params/q",
             "extra_forbidden",
             "there are: p",
+        ),
+        (
+            structure(criterion={"name": "block_influence"}),
+            "/structure/criterion/name",
+            "unknown_criterion",
+            "scores whole blocks: it is for structure.criterion with kinds ['block']",
+        ),
+        (
+            recipe(criterion={"name": "block_influence"}),
+            "/recipe/criterion/name",
+            "unknown_criterion",
+            "scores whole blocks",
+        ),
+        (
+            structure(kinds=["block", "head"]),
+            "/structure",
+            "value_error",
+            "expected kinds ['block'], found ['block', 'head']",
+        ),
+        (
+            structure(kinds=["block"], layers=[{"match": "*", "set": {"max_sparsity": 0.5}}]),
+            "/structure",
+            "value_error",
+            "expected rows that set exclude",
+        ),
+        (structure(kinds=["block"], multiple_of=8), "/structure", "value_error", "expected multiple_of 1"),
+        (
+            structure(kinds=["block"]) | {"finetune": {"distillation": {"hidden_states": 1.0}}},
+            "/finetune/distillation/hidden_states",
+            "blocks_without_match",
+            "expected null",
         ),
         (
             structure(target={"metric": "sparsity", "value": 0.5}),
@@ -319,6 +351,17 @@ def test_too_many_queued_jobs_are_refused_with_the_number(serve):
     assert client.post("/v1/jobs", json=job_spec(model_id)).status_code == 202
 
 
+def test_a_job_for_a_device_that_no_worker_has_is_refused_at_once(serve):
+    client = serve(devices=["cpu"])
+    model_id = uploads.upload_model(client).json()["id"]
+    for path in ("/v1/jobs", "/v1/jobs/validate"):
+        answer = client.post(path, json=job_spec(model_id, resources={"device": "cuda"}))
+        (error,) = answer.json()["errors"]
+        assert (error["pointer"], error["code"]) == ("/resources/device", "device_not_there")
+        assert "expected auto or cpu" in error["detail"]
+    assert client.post("/v1/jobs", json=job_spec(model_id, resources={"device": "cpu"})).status_code == 202
+
+
 def test_validation_answers_like_creation_would(client, model_id, dataset_id):
     good = client.post("/v1/jobs/validate", json=job_spec(model_id, dataset_id))
     job = client.post("/v1/jobs", json=job_spec(model_id, dataset_id)).json()
@@ -383,6 +426,16 @@ def test_a_structure_alone_zeroes_nothing_and_its_defaults_are_echoed(client, mo
     assert resolved["structure"]["ranking"] == "isomorphic"
     again = client.post("/v1/jobs", json=resolved).json()
     assert again["resolved_spec"] == resolved
+
+
+def test_whole_blocks_have_a_criterion_of_their_own_which_needs_data(client, model_id, dataset_id):
+    asked = structure(kinds=["block"], criterion={"name": "block_influence"})
+    resolved = client.post("/v1/jobs", json=job_spec(model_id, dataset_id, **asked)).json()["resolved_spec"]
+    assert resolved["structure"]["criterion"] == {"name": "block_influence", "params": {}}
+    spec = {
+        name: value for name, value in job_spec(model_id, dataset_id, **asked).items() if name != "dataset_id"
+    }
+    assert "/structure/criterion/name" in errors_of(client.post("/v1/jobs", json=spec))
 
 
 def test_without_structure_and_recipe_the_recipe_is_missing(client, model_id, dataset_id):

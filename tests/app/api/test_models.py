@@ -166,8 +166,8 @@ def kept(parts) -> tuple[int, int, int]:
     """Count rows, stored blobs and files that are being written."""
     with parts.reading_sessions() as session:
         rows = len(session.scalars(select(Model.id)).all())
-    blobs = len(list((parts.store.root / "blobs").glob("??/*")))
-    return rows, blobs, len(list((parts.store.root / "incoming").iterdir()))
+    blobs = len(list((parts.store.bytes.root / "blobs").glob("??/*")))
+    return rows, blobs, len(list((parts.store.bytes.root / "incoming").iterdir()))
 
 
 def test_a_model_is_never_deleted_under_a_job_that_is_being_created(live, client):

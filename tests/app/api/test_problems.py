@@ -179,12 +179,12 @@ def test_a_job_is_visible_before_its_creation_is_answered(client, parts, model_i
 
 def test_a_service_is_ready_with_database_schema_and_store(client, parts, monkeypatch):
     assert client.get("/readyz").json() == {"status": "ok"}
-    incoming = parts.store.root / "incoming"
-    incoming.rename(parts.store.root / "away")
+    incoming = parts.store.bytes.root / "incoming"
+    incoming.rename(parts.store.bytes.root / "away")
     try:
         problem = check_problem(client.get("/readyz"), 503, "unavailable")
     finally:
-        (parts.store.root / "away").rename(incoming)
+        (parts.store.bytes.root / "away").rename(incoming)
     assert [item["pointer"] for item in problem["errors"]] == ["/store"]
     assert client.get("/livez").status_code == 200
 
@@ -214,8 +214,8 @@ def test_two_lengths_of_a_body_are_refused(live):
 
 
 def test_health_says_ready_only_when_the_store_takes_a_byte(parts):
-    health.check_ready(parts.engine, parts.store)
-    assert not list((parts.store.root / "incoming").iterdir())
+    health.check_ready(parts.engine, parts.store, parts.broker)
+    assert not list((parts.store.bytes.root / "incoming").iterdir())
 
 
 def test_an_upload_may_not_be_json(client):

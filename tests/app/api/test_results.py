@@ -167,6 +167,6 @@ def test_a_large_artifact_comes_whole_and_in_ranges_over_a_socket(live, client, 
 
 def test_a_file_that_is_gone_from_the_store_is_our_error_and_says_so(client, parts, job_id, tmp_path):
     uploads.finish_job(parts, job_id, tmp_path, artifact=b"soon gone")
-    parts.store.delete(hashlib.sha256(b"soon gone").hexdigest())
+    parts.store.bytes.delete(hashlib.sha256(b"soon gone").hexdigest())
     answer = client.get(f"/v1/jobs/{job_id}/artifacts/model.safetensors")
     assert (answer.status_code, answer.json()["code"]) == (500, "blob_missing")

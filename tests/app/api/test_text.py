@@ -37,8 +37,8 @@ def folder(bert, tmp_path) -> Path:
 def kept(parts) -> tuple[int, int, int]:
     with parts.reading_sessions() as session:
         rows = sum(session.scalar(select(func.count()).select_from(table)) for table in (Model, Dataset))
-    blobs = len(list((parts.store.root / "blobs").glob("??/*")))
-    return rows, blobs, len(list((parts.store.root / "incoming").iterdir()))
+    blobs = len(list((parts.store.bytes.root / "blobs").glob("??/*")))
+    return rows, blobs, len(list((parts.store.bytes.root / "incoming").iterdir()))
 
 
 def test_a_folder_is_kept_file_by_file_under_its_roles(client, parts, bert):

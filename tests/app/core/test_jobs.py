@@ -7,13 +7,20 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from app.core import jobs, outbox
+from app.core import checkpoints, job_requests, job_returns, jobs, outbox
+from app.core.checkpoints import NewCheckpoint
 from app.core.errors import JobTimeout, NotFound
-from app.core.states import AttemptEnd, Stage
+from app.core.job_returns import Backoff
+from app.core.jobs import Asked
+from app.core.states import AttemptClass, AttemptEnd, Stage
 from app.core.tables import Job, JobAttempt, JobEvent, OutboxMessage
 from tests.app.core.conftest import new_job
 
 GATES = {"outcome": "not_evaluated", "results": []}
+BACKOFF = Backoff(first_s=5.0, most_s=600.0)
+CHECKPOINT = NewCheckpoint(
+    stage="finetune", step=1, version="v", files={"a": {"sha256": "0" * 64, "size": 1}}
+)
 
 
 def claim(sessions, job_id, *, lease_s=30.0, owner="w1"):
@@ -77,6 +84,9 @@ def test_of_many_concurrent_claims_exactly_one_wins(sessions, job_id):
 def test_an_expired_lease_is_taken_over_and_fences_the_old_owner(sessions, job_id):
     old = claim(sessions, job_id, lease_s=0.05)
     time.sleep(0.15)
+    assert claim(sessions, job_id, owner="w2") is None
+    with sessions.begin() as session:
+        job_returns.sweep(session, hint_again_s=30.0)
     new = claim(sessions, job_id, owner="w2")
     assert new is not None
     assert new.epoch == old.epoch + 1
@@ -88,8 +98,14 @@ def test_an_expired_lease_is_taken_over_and_fences_the_old_owner(sessions, job_i
         lambda s: jobs.succeed(s, old, gates=GATES),
         lambda s: jobs.fail(s, old, problem),
         lambda s: jobs.cancel(s, old),
-        lambda s: jobs.release(s, old, "x"),
-        lambda s: jobs.retry_after_crash(s, old, "x", ended=AttemptEnd.CRASHED),
+        lambda s: job_returns.release(s, old, "x"),
+        lambda s: jobs.note_resumed(s, old, stage="finetune", step=1),
+        lambda s: jobs.note_warnings(s, old, ["late"]),
+        lambda s: jobs.note_class(s, old, AttemptClass.RESOURCE, "late"),
+        lambda s: checkpoints.save(s, old, CHECKPOINT),
+        lambda s: job_returns.pause(s, old),
+        lambda s: job_returns.set_back(s, old, problem, AttemptClass.TRANSIENT, backoff=BACKOFF),
+        lambda s: job_returns.retry_after_crash(s, old, "x", ended=AttemptEnd.CRASHED),
     ):
         with pytest.raises(jobs.StaleLease), sessions.begin() as session:
             write(session)
@@ -122,7 +138,7 @@ def test_a_job_whose_process_keeps_dying_fails_after_its_last_attempt(sessions, 
         lease = claim(sessions, job_id)
         assert lease is not None, attempt
         with sessions.begin() as session:
-            jobs.retry_after_crash(session, lease, "killed by SIGKILL", ended=AttemptEnd.CRASHED)
+            job_returns.retry_after_crash(session, lease, "killed by SIGKILL", ended=AttemptEnd.CRASHED)
     job = read(sessions, job_id)
     assert (job.status, job.error["code"]) == ("failed", "crash_loop")
     assert "SIGKILL" in job.error["detail"]
@@ -136,7 +152,7 @@ def test_a_released_job_costs_no_attempt(sessions, job_id):
     for _ in range(5):
         lease = claim(sessions, job_id)
         with sessions.begin() as session:
-            jobs.release(session, lease, "the worker shuts down")
+            job_returns.release(session, lease, "the worker shuts down")
     job = read(sessions, job_id)
     assert (job.status, job.attempt) == ("queued", 0)
 
@@ -144,7 +160,7 @@ def test_a_released_job_costs_no_attempt(sessions, job_id):
 def test_cancelling_a_queued_job_ends_it_at_once(sessions, job_id):
     for _ in range(2):
         with sessions.begin() as session:
-            jobs.request_cancel(session, job_id)
+            job_requests.request_cancel(session, job_id)
     assert read(sessions, job_id).status == "cancelled"
     assert claim(sessions, job_id) is None
     assert [e.type for e in events(sessions, job_id)] == ["job.created", "cancel.requested", "job.cancelled"]
@@ -153,11 +169,11 @@ def test_cancelling_a_queued_job_ends_it_at_once(sessions, job_id):
 def test_cancelling_a_running_job_asks_its_supervisor(sessions, job_id):
     lease = claim(sessions, job_id)
     with sessions.begin() as session:
-        assert jobs.beat(session, lease, lease_s=30.0) is False
-        jobs.request_cancel(session, job_id)
+        assert jobs.beat(session, lease, lease_s=30.0) == Asked(cancel=False, pause=False)
+        job_requests.request_cancel(session, job_id)
     assert read(sessions, job_id).status == "running"
     with sessions.begin() as session:
-        assert jobs.beat(session, lease, lease_s=30.0) is True
+        assert jobs.beat(session, lease, lease_s=30.0) == Asked(cancel=True, pause=False)
         jobs.cancel(session, lease)
     assert read(sessions, job_id).status == "cancelled"
 
@@ -166,15 +182,15 @@ def test_cancelling_a_running_job_asks_its_supervisor(sessions, job_id):
 def test_a_cancel_is_not_lost_when_the_attempt_ends_otherwise(sessions, job_id, hand_back):
     lease = claim(sessions, job_id, lease_s=0.05 if hand_back == "expire" else 30.0)
     with sessions.begin() as session:
-        jobs.request_cancel(session, job_id)
+        job_requests.request_cancel(session, job_id)
     time.sleep(0.1)
     with sessions.begin() as session:
         if hand_back == "release":
-            jobs.release(session, lease, "shutdown")
+            job_returns.release(session, lease, "shutdown")
         elif hand_back == "crash":
-            jobs.retry_after_crash(session, lease, "died", ended=AttemptEnd.CRASHED)
+            job_returns.retry_after_crash(session, lease, "died", ended=AttemptEnd.CRASHED)
         else:
-            jobs.sweep(session, hint_again_s=30.0)
+            job_returns.sweep(session, hint_again_s=30.0)
     assert read(sessions, job_id).status == "cancelled"
 
 
@@ -184,21 +200,21 @@ def test_cancelling_an_ended_job_changes_nothing(sessions, job_id):
         jobs.succeed(session, lease, gates=GATES)
     before = len(events(sessions, job_id))
     with sessions.begin() as session:
-        jobs.request_cancel(session, job_id)
+        job_requests.request_cancel(session, job_id)
     assert read(sessions, job_id).status == "succeeded"
     assert len(events(sessions, job_id)) == before
 
 
 def test_cancelling_an_unknown_job_is_not_found(sessions):
     with pytest.raises(NotFound), sessions.begin() as session:
-        jobs.request_cancel(session, "job_00000000000000000000000000")
+        job_requests.request_cancel(session, "job_00000000000000000000000000")
 
 
 def test_the_sweeper_takes_back_silent_attempts_and_hints_again(sessions, job_id):
     claim(sessions, job_id, lease_s=0.05)
     time.sleep(0.1)
     with sessions.begin() as session:
-        assert jobs.sweep(session, hint_again_s=30.0) == 1
+        assert job_returns.sweep(session, hint_again_s=30.0) == 1
     assert read(sessions, job_id).status == "queued"
     with sessions() as session:
         assert session.scalar(select(func.count()).select_from(OutboxMessage)) == 2
@@ -211,8 +227,8 @@ def test_the_sweeper_hints_again_at_a_job_that_nobody_took(sessions, model_id):
     outbox.publish_pending(sessions, lambda *m: sent.append(m))
     time.sleep(0.01)
     with sessions.begin() as session:
-        jobs.sweep(session, hint_again_s=30.0)
-        jobs.sweep(session, hint_again_s=30.0)
+        job_returns.sweep(session, hint_again_s=30.0)
+        job_returns.sweep(session, hint_again_s=30.0)
     outbox.publish_pending(sessions, lambda *m: sent.append(m))
     assert sent == [("secateur.run_job", job_id)] * 2
 

@@ -10,9 +10,10 @@ from app.core.spec import JobSpec
 from app.core.tables import Dataset, Model
 from app.services.plans import make_plan
 from app.services.specs import ResolvedSpec
+from worker.measure.macs import count_macs
 from worker.measure.model import measure_model
 from worker.models.registry import build
-from worker.pipeline.tracing import describe_groups
+from worker.pipeline.tracing import describe_blocks, describe_groups
 from worker.pruning import prune
 from worker.pruning.layers import find_layers
 from worker.pruning.removal.shrinking import shrink
@@ -150,7 +151,12 @@ def inspect(name: str) -> tuple[torch.nn.Module, dict, Model]:
         }
         for layer in find_layers(network.module)
     ]
-    found = {"layers": layers, "groups": [g.model_dump(mode="json") for g in groups], "forward_ms": 0.5}
+    found = {
+        "layers": layers,
+        "groups": [g.model_dump(mode="json") for g in groups],
+        "blocks": [block.model_dump(mode="json") for block in describe_blocks(network)],
+        "forward_ms": 0.5,
+    }
     model = Model(
         status="ready",
         inspection=found,
@@ -199,3 +205,51 @@ def test_an_excluded_layer_is_predicted_to_stay_whole():
     planned = make_plan(ResolvedSpec(spec, model, None))
     assert planned is not None
     assert planned["parameters"]["after"] is None
+
+
+def plan_blocks(model: Model, metric: str, value: float, **structure) -> dict:
+    asked = {"kinds": ["block"], "target": {"metric": metric, "value": value}, **structure}
+    spec = JobSpec.model_validate_json(json.dumps({"model_id": MODEL_ID, "structure": asked}))
+    planned = make_plan(ResolvedSpec(spec, model, None))
+    assert planned is not None
+    return planned
+
+
+@pytest.mark.parametrize("share", [0.95, 0.7, 0.4])
+@pytest.mark.parametrize("metric", ["parameters", "macs", "size_bytes"])
+def test_sizes_without_equal_blocks_are_predicted_exactly(metric, share):
+    network, _, model = inspect("vit-small-images")
+    # The file's header is no tensor.
+    whole = 4 * model.parameters if metric == "size_bytes" else getattr(model, metric)
+    planned = plan_blocks(model, metric, share * whole)
+    structure = {"kinds": ["block"], "target": {"metric": metric, "value": share * whole}}
+    blank = torch.zeros(1, 1, 8, 8)
+    measures = {"macs": lambda module: float(count_macs(module, blank).total)}
+    shrink(network, structure, [(torch.randn(4, 1, 8, 8), torch.zeros(4).long())], measures=measures)
+    assert planned["parameters"]["after"] == sum(parameter.numel() for parameter in network.parameters())
+    assert planned["macs"]["after"] == count_macs(network, blank).total
+    assert "of 4 blocks go, all of one size" in planned["macs"]["why"]
+
+
+def test_excluded_blocks_and_the_largest_share_bound_what_is_predicted():
+    _, found, model = inspect("vit-small-images")
+    size = found["blocks"][0]["parameters"]
+    rows = [{"match": "blocks.[01].*", "set": {"exclude": True}}]
+    planned = plan_blocks(model, "parameters", 1, layers=rows)
+    assert planned["parameters"]["after"] == model.parameters - 2 * size
+    assert "the target will not be reached" in planned["parameters"]["why"]
+    planned = plan_blocks(model, "parameters", 1, max_fraction=1.0)
+    assert planned["parameters"]["after"] == model.parameters - 3 * size
+    planned = plan_blocks(model, "parameters", 1, max_fraction=0.5)
+    assert planned["parameters"]["after"] == model.parameters - 2 * size
+
+
+def test_blocks_of_several_sizes_and_measured_targets_are_left_to_the_run():
+    _, found, model = inspect("resnet-20")
+    planned = plan_blocks(model, "parameters", 200_000)
+    assert planned["macs"]["after"] is None
+    assert "the blocks that may go differ" in planned["macs"]["why"]
+    assert {block["name"] for block in found["blocks"] if block["why_not"]} == {"layer2.0", "layer3.0"}
+    assert "target on latency_ms" in plan_blocks(model, "latency_ms", 1.0)["macs"]["why"]
+    del found["blocks"]
+    assert "checked before its blocks were counted" in plan_blocks(model, "macs", 1.0)["macs"]["why"]

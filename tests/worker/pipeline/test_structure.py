@@ -1,20 +1,15 @@
 """Jobs that cut units out: smaller files that load again, with zeros and training on top."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
 
 from app.core.errors import ArchitectureMismatch, InvalidSpec
 from app.core.spec import JobSpec
-from tests.support.huggingface import csv_bytes, make_bert_folder, sentences
 from tests.worker.pipeline.conftest import run_job
-from tests.worker.pipeline.test_text_job import dataset_input
-from tests.worker.pipeline.test_text_job import runner_input as text_input
 from worker.formats.registry import read_model
 from worker.measure.size import digest_file
 from worker.protocol import ModelInput
@@ -86,7 +81,20 @@ def test_every_group_says_what_it_lost_or_why_nothing(cut):
         assert tensors[group.name.partition("[")[0]].shape[0] >= group.units_after
     rows = {layer.name: layer for layer in cut.report.layers}
     assert all(rows[name].shape_after == tuple(tensors[name].shape) for name in rows)
-    assert rows["conv1.weight"].group == "conv1.weight"
+
+
+def test_each_layer_names_the_group_that_its_outputs_are_in(cut):
+    groups = {group.name: group for group in cut.report.structure.groups}
+    rows = {layer.name: layer for layer in cut.report.layers}
+    for name, row in rows.items():
+        assert name in groups[row.group].made_by
+        assert groups[row.group].units_before <= row.shape_before[0]
+        assert row.shape_before[0] - row.shape_after[0] >= (
+            groups[row.group].units_before - groups[row.group].units_after
+        )
+    shared = [group for group in groups.values() if sum(row.group == group.name for row in rows.values()) > 1]
+    assert shared, "residual sums tie the outputs of several layers"
+    assert all(set(group.made_by) <= set(group.tensors) for group in groups.values())
 
 
 def test_the_sizes_that_were_tried_are_in_the_history(cut):
@@ -202,6 +210,25 @@ def test_the_most_is_cut_that_the_allowed_drop_leaves(uploads, tmp_path):
     assert any("chosen by the accuracy of the test split" in warning for warning in run.report.warnings)
 
 
+def test_the_cut_model_is_normalised_by_what_it_puts_out_itself(uploads, tmp_path):
+    """Without training: statistics of the dense network are those of sums with more channels in them."""
+    target = {"metric": "macs", "value": 160_000}
+    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
+    assert run.report.structure.batchnorm_samples == 512
+    tensors = load_file(run.output / "artifacts" / "model.safetensors")
+    stale = load_file(uploads.model)
+    same = [n for n in tensors if n.endswith("running_var") and torch.equal(tensors[n], stale[n])]
+    assert not same
+
+
+def test_what_was_not_cut_keeps_its_statistics(uploads, tmp_path):
+    target = {"metric": "parameters", "value": 10_000_000}
+    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
+    assert run.report.structure.batchnorm_samples == 0
+    tensors, dense = load_file(run.output / "artifacts" / "model.safetensors"), load_file(uploads.model)
+    assert all(torch.equal(tensors[name], dense[name]) for name in dense)
+
+
 def test_a_latency_is_measured_on_the_worker(uploads, tmp_path):
     # Any model is within an hour: what is tested is that the worker measures, not how fast it is.
     target = {"metric": "latency_ms", "value": 3_600_000}
@@ -215,58 +242,3 @@ def test_a_target_below_the_smallest_model_ends_the_job_with_the_nearest(uploads
     target = {"metric": "parameters", "value": 10}
     with pytest.raises(UnreachableTarget, match="the nearest reachable is"):
         run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
-
-
-def cut_folder(tmp_path, **structure):
-    """Cut a small BERT to 70 % of its products, and describe what came out as an upload."""
-    dataset = dataset_input(tmp_path, csv_bytes(sentences()), max_tokens=8)
-    model = make_bert_folder(tmp_path / "model")
-    dense = run_job(tmp_path / "dense", text_input(model, dataset)).report.summary
-    asked = {"target": {"metric": "macs", "value": 0.7 * dense.macs.before}, **structure}
-    finetune = {"max_steps": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3}
-    given = text_input(model, dataset)
-    spec = given.spec.model_dump(mode="json") | {"structure": asked, "finetune": finetune}
-    spec["recipe"]["target"]["value"] = 0.0
-    given = given.model_copy(update={"spec": JobSpec.model_validate_json(json.dumps(spec))})
-    run = run_job(tmp_path / "work", given)
-    assert run.report.summary.macs.after <= asked["target"]["value"]
-    files = {path.name: path for path in (run.output / "artifacts").iterdir()}
-    del files["masks.safetensors"]
-    files["weights"] = files.pop("model.safetensors")
-    exported = ModelInput(
-        format="huggingface",
-        architecture=given.model.architecture,
-        files=files,
-        sha256={role: digest_file(path) for role, path in files.items()},
-    )
-    return run, exported
-
-
-def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path):
-    run, exported = cut_folder(tmp_path, kinds=["head", "neuron"])
-    kinds = {group.kind for group in run.report.structure.groups if group.units_after < group.units_before}
-    assert kinds == {"head", "neuron"}
-    loaded = read_model(exported)
-    assert sum(p.numel() for p in loaded.network.module.parameters()) == run.report.summary.parameters.after
-    assert any("from_pretrained of transformers does not load" in warning for warning in run.report.warnings)
-    # The lines of the page load it all the same.
-    (code,) = re.findall(r"```python\n(from safetensors.*?)```", PAGE.read_text(), re.DOTALL)
-    scope = {"folder": run.output / "artifacts"}
-    exec(compile(code, "structure.md", "exec"), scope)
-    state = loaded.network.module.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in scope["model"].state_dict().items())
-
-
-def test_equal_widths_are_written_into_the_config_and_from_pretrained_loads_them(tmp_path):
-    pooler = {"match": "bert.pooler.dense", "set": {"exclude": True}}
-    run, exported = cut_folder(
-        tmp_path, kinds=["neuron"], ranking="uniform", max_fraction=0.95, layers=[pooler]
-    )
-    config = json.loads(exported.files["config.json"].read_bytes())
-    assert "secateur_cut" not in config
-    loaded = AutoModelForSequenceClassification.from_pretrained(run.output / "artifacts")
-    assert loaded.config.intermediate_size == config["intermediate_size"] < 64
-    tensors = load_file(run.output / "artifacts" / "model.safetensors")
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in tensors.items())
-    assert not any("from_pretrained" in warning for warning in run.report.warnings)
-    read_model(exported)

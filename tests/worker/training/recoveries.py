@@ -42,6 +42,11 @@ class Witness:
     def resumed_at(self, step: int) -> None:
         self.resumed = step
 
+    wants_stop = False
+
+    def checkpointed(self, step: int) -> None:
+        pass
+
     def after_step(self, moment: Moment) -> None:
         self.moments.append(moment)
         if self._kill_after is not None and moment.step >= self._kill_after:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tests.worker.training.recoveries import make_model, make_split
-from worker.training.batchnorm import refresh_batchnorm
+from worker.training.batchnorm import batchnorm_refreshed, read_statistics, refresh_batchnorm
 
 BATCHES = [make_split().take(torch.arange(start, start + 24)).inputs for start in range(0, 96, 24)]
 
@@ -38,4 +38,15 @@ def test_a_model_without_batchnorm_is_not_run():
     model = nn.Linear(2, 2)
     before = copy.deepcopy(model.state_dict())
     refresh_batchnorm(model, [torch.zeros(1, 3)])  # a shape that it could not take
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_refreshed_for_a_while_they_are_as_they_were_afterwards():
+    model, refreshed = make_model(), make_model()
+    before = copy.deepcopy(model.state_dict())
+    refresh_batchnorm(refreshed, BATCHES)
+    with batchnorm_refreshed(model, BATCHES):
+        meanwhile, expected = read_statistics(model), read_statistics(refreshed)
+        assert all(torch.equal(meanwhile[name], expected[name]) for name in expected)
+        assert not any(torch.equal(meanwhile[n], before[n]) for n in expected if "running" in n)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)

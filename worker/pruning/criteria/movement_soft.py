@@ -17,14 +17,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from worker.pruning.adam import make_moments, take_step
 from worker.pruning.criteria.movement import read_scores
 from worker.pruning.protocols import Memory
 from worker.pruning.registry import Plugin, register
 from worker.pruning.statistics import LayerStatistics
-
-_MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.999
-# Adam's usual 1e-8 is as large as the products of a gradient and a weight are.
-_EPSILON = 1e-12
 
 
 @register(
@@ -51,22 +48,16 @@ class SoftMovement(Plugin):
 
     def start(self, weight: Tensor) -> Memory:
         """Return scores and Adam's moments of zero."""
-        zeros = {name: torch.zeros_like(weight, dtype=torch.float32) for name in ("scores", "mean", "square")}
-        return {**zeros, "steps": torch.zeros((), dtype=torch.float32, device=weight.device)}
+        return {"scores": torch.zeros_like(weight, dtype=torch.float32), **make_moments(weight)}
 
     @torch.no_grad()
     def learn(self, memory: Memory, weight: Tensor, gradient: Tensor, *, pressure: float) -> None:
         """Take one step of Adam on the scores, against the loss and under the pressure."""
-        scores, mean, square = memory["scores"], memory["mean"], memory["square"]
+        scores = memory["scores"]
         slope = weight.float() * gradient.float()  # dL/dS
         gate = scores.sigmoid()
         slope += pressure * self.regularisation * slope.abs().mean() * gate * (1.0 - gate)
-        memory["steps"] += 1.0
-        steps = memory["steps"].item()
-        mean.lerp_(slope, 1.0 - _MEAN_DECAY)
-        square.mul_(_SQUARE_DECAY).addcmul_(slope, slope, value=1.0 - _SQUARE_DECAY)
-        size = (square / (1.0 - _SQUARE_DECAY**steps)).sqrt_().add_(_EPSILON)
-        scores.addcdiv_(mean, size, value=-self.score_learning_rate / (1.0 - _MEAN_DECAY**steps))
+        take_step(scores, slope, memory, rate=self.score_learning_rate)
 
     @torch.no_grad()
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:

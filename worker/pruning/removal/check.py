@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from worker.pruning.errors import MaskMismatch
+from worker.pruning.removal.depth import Depth
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.surgery import Removal, masked, plan_removal, removed
 
@@ -32,6 +35,27 @@ def prove(model: nn.Module, groups: Sequence[Group], run: Run) -> tuple[Group, .
     """Cut one unit out of each group and run: refuse those where that fails or computes something else."""
     with evaluating(model):
         return tuple(_prove(model, groups, run))
+
+
+def find_faults(model: nn.Module, depths: Sequence[Depth], run: Run) -> tuple[str | None, ...]:
+    """Leave out the blocks of each record by itself; return why that fails or computes something else."""
+    with evaluating(model):
+        dense = _outputs(run(model))
+        return tuple(
+            _find_fault(model, partial(Removal, {}, {}, (depth,)), run, dense, without="the block")
+            for depth in depths
+        )
+
+
+def check_together(model: nn.Module, removal: Removal, run: Run) -> None:
+    """Raise MaskMismatch where blocks that may go one by one compute something else when they go together."""
+    difference = compare(model, removal, run) if removal.depths else 0.0
+    if difference > TOLERANCE:
+        gone = [f"{depth.name}.{number}" for depth in removal.depths for number in depth.gone]
+        raise MaskMismatch(
+            f"each of {', '.join(gone)} may go by itself, not all of them together: outputs differ by "
+            f"{difference:.1e}; exclude some of them"
+        )
 
 
 @contextmanager
@@ -70,25 +94,26 @@ def _prove(model: nn.Module, groups: Sequence[Group], run: Run) -> Iterator[Grou
             continue
         kept = torch.ones(group.units, dtype=torch.bool)
         kept[-1] = False
-        try:
-            removal = plan_removal(model, [group], {group.name: kept})
-            difference = _compare(model, removal, run, dense)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
-                # The machine's fault, not the model's.
-                raise
-            reason = str(error).strip().partition("\n")[0][:200]
-            yield replace(group, why_not=f"is a constant of the model's code: without one unit, {reason}")
-            continue
-        is_equal = difference <= TOLERANCE
-        yield (
-            group
-            if is_equal
-            else replace(
-                group,
-                why_not=f"does not stand alone: without one unit outputs differ by {difference:.1e}",
-            )
-        )
+        plan = partial(plan_removal, model, [group], {group.name: kept})
+        fault = _find_fault(model, plan, run, dense, without="one unit")
+        yield replace(group, why_not=fault) if fault else group
+
+
+def _find_fault(
+    model: nn.Module, plan: Callable[[], Removal], run: Run, dense: Sequence[Tensor], *, without: str
+) -> str | None:
+    """Return why a model fails or computes something else with a removal; None where it does not."""
+    try:
+        difference = _compare(model, plan(), run, dense)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
+            # The machine's fault, not the model's.
+            raise
+        reason = str(error).strip().partition("\n")[0][:200]
+        return f"is a constant of the model's code: without {without}, {reason}"
+    if difference <= TOLERANCE:
+        return None
+    return f"does not stand alone: without {without} outputs differ by {difference:.1e}"
 
 
 def _outputs(outputs: object) -> list[Tensor]:

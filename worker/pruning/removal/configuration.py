@@ -48,6 +48,17 @@ def express(model: nn.Module) -> Fields | Inexpressible:
     return fields
 
 
+def count_blocks(model: nn.Module) -> Fields:
+    """Return the fields that say how many blocks a model has, and of what kind; none without a family."""
+    family, fields = find_family(model), Fields()
+    config: Any = getattr(model, "config", None)  # Any: of the library that the family is of
+    for stack, blocks in find_blocks(model, family) if family else ():
+        fields[blocks.count] = len(list(model.get_submodule(stack).children()))
+        listed = {name: getattr(config, name, None) for name in blocks.listed}
+        fields |= {name: list(entries) for name, entries in listed.items() if entries is not None}
+    return fields
+
+
 def _measure(model: nn.Module, family: Family) -> Fields | Inexpressible:
     fields: Fields = {}
     for name, field in family.fields.items():
@@ -61,11 +72,7 @@ def _measure(model: nn.Module, family: Family) -> Fields | Inexpressible:
             )
         if found:
             fields[name] = found.pop()
-    for stack, blocks in find_blocks(model, family):
-        fields[blocks.count] = len(list(model.get_submodule(stack).children()))
-        listed = {name: getattr(model.config, name, None) for name in blocks.listed}
-        fields |= {name: list(entries) for name, entries in listed.items() if entries is not None}
-    return fields
+    return fields | count_blocks(model)
 
 
 def _differ(model: nn.Module, fresh: nn.Module, family: Family) -> Iterator[tuple[str, str]]:

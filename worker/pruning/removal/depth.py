@@ -1,28 +1,24 @@
-"""Leave whole blocks out of a model, in place, where they leave the shape of hidden states as it is."""
+"""Leave whole blocks out of a model, in place, for good or for a while, with a record of what stayed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from worker.pruning.errors import MaskMismatch, NoMatch
-from worker.pruning.removal.check import Run
 from worker.pruning.removal.families import Blocks, find_blocks, find_family
 
 _NUMBER = "layer_idx"
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A list of blocks that follow each other; `why_not` says by their numbers which have to stay."""
+class BlockList:
+    """A list of blocks of the model, by its name: what a whole block is cut out of."""
 
     name: str
-    blocks: int
-    why_not: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -33,77 +29,89 @@ class Depth:
     kept: tuple[int, ...]
     blocks: int
 
+    @property
+    def gone(self) -> tuple[int, ...]:
+        return tuple(number for number in range(self.blocks) if number not in self.kept)
+
     def rename(self, tensor: str) -> str | None:
         """Return the name that a tensor or a module has now; None when it is gone with its block."""
+        return self._renumber(tensor, {old: new for new, old in enumerate(self.kept)})
+
+    def original(self, tensor: str) -> str:
+        """Return the name that a tensor or a module had at first: `rename` undone."""
+        name = self._renumber(tensor, dict(enumerate(self.kept)))
+        if name is None:
+            raise MaskMismatch(f"{self.name} has {len(self.kept)} blocks left: there is no {tensor!r}")
+        return name
+
+    def then(self, later: "Depth") -> "Depth":
+        """Return the record of leaving out these blocks and then, of what stayed, those of another record."""
+        return Depth(self.name, tuple(self.kept[number] for number in later.kept), self.blocks)
+
+    def _renumber(self, tensor: str, numbers: Mapping[int, int]) -> str | None:
         if not tensor.startswith(f"{self.name}."):
             return tensor
         number, dot, rest = tensor.removeprefix(f"{self.name}.").partition(".")
-        return f"{self.name}.{self.kept.index(int(number))}{dot}{rest}" if int(number) in self.kept else None
+        return f"{self.name}.{numbers[int(number)]}{dot}{rest}" if int(number) in numbers else None
 
 
-@torch.no_grad()
-def find_stacks(model: nn.Module, run: Run, names: Sequence[str] = ()) -> tuple[Stack, ...]:
-    """Return the stacks that the model's family names, and those of `names`, after one run of the model.
+def dump_depth(depth: Depth) -> dict[str, Any]:  # Any: plain JSON
+    """Return a record as plain JSON."""
+    return {"name": depth.name, "kept": list(depth.kept), "blocks": depth.blocks}
 
-    Each is a ModuleList or a Sequential. Raises NoMatch where a name is that of another module or of none.
+
+def load_depth(found: Any) -> Depth:  # Any: what dump_depth returned
+    """Undo `dump_depth`."""
+    return Depth(found["name"], tuple(found["kept"]), found["blocks"])
+
+
+def join_depths(first: Sequence[Depth], then: Sequence[Depth]) -> tuple[Depth, ...]:
+    """Return the records of leaving out what one says, then the other, in terms of what was there first."""
+    joined = {depth.name: depth for depth in first}
+    for depth in then:
+        joined[depth.name] = joined[depth.name].then(depth) if depth.name in joined else depth
+    return tuple(joined.values())
+
+
+def leave_out(model: nn.Module, depths: Sequence[Depth]) -> None:
+    """Leave out the blocks that are gone by these records, and their gradients, so that optimizers pass over.
+
+    Blocks keep their order. Their own numbers and the configuration's counts of them follow.
     """
-    declared = _find_declared(model)
-    stacks = {name: _get_stack(model, name) for name in (*declared, *names)}
-    shapes: dict[nn.Module, list[tuple[object, object]]] = {}
-
-    def note(module: nn.Module, args: object, kwargs: object, outputs: object) -> None:
-        shapes.setdefault(module, []).append((_first_shape((args, kwargs)), _first_shape(outputs)))
-
-    was_training = model.training
-    model.eval()
-    try:
-        with ExitStack() as hooks:
-            for block in {block for stack in stacks.values() for block in stack}:
-                hooks.callback(block.register_forward_hook(note, with_kwargs=True).remove)
-            run(model)
-    finally:
-        model.train(was_training)
-    return tuple(
-        Stack(
-            name,
-            len(stack),
-            dict(_judge(stack, shapes, declared[name].kept))
-            if name in declared
-            else _judge_undeclared(model, stack) or dict(_judge(stack, shapes, {})),
-        )
-        for name, stack in stacks.items()
-    )
-
-
-@torch.no_grad()
-def remove_blocks(
-    model: nn.Module, stacks: Sequence[Stack], kept: Mapping[str, Sequence[int]]
-) -> tuple[Depth, ...]:
-    """Leave out all blocks but those of the numbers `kept`, by the name of their stack; return the record.
-
-    Blocks keep their order. Their own numbers and the configuration's counts of them follow. Raises
-    MaskMismatch, before anything is cut, where a stack is unknown, a block has to stay or none is left.
-    """
-    by_name = {stack.name: stack for stack in stacks}
-    depths = tuple(_check(by_name, name, numbers) for name, numbers in kept.items())
-    declared = _find_declared(model)
     for depth in depths:
-        stack = _get_stack(model, depth.name)
-        for number in sorted(set(range(depth.blocks)) - set(depth.kept), reverse=True):
-            del stack[number]
-        for number, (block, before) in enumerate(zip(stack, depth.kept, strict=True)):
-            _renumber(block, before, number)
-        if depth.name in declared:
-            _count(model, depth, declared[depth.name])
-    return depths
+        stack = get_stack(model, depth.name)
+        for number in depth.gone:
+            for parameter in stack[number].parameters():
+                parameter.grad = None
+        _leave_out(model, depth)
 
 
-def _find_declared(model: nn.Module) -> dict[str, Blocks]:
-    family = find_family(model)
-    return dict(find_blocks(model, family)) if family is not None else {}
+@contextmanager
+def left_out(model: nn.Module, depths: Sequence[Depth]) -> Iterator[None]:
+    """Leave blocks out for a while; afterwards the model is as it was."""
+    with ExitStack() as undo:
+        for depth in depths:
+            stack = get_stack(model, depth.name)
+            undo.callback(_put_back, stack, dict(stack._modules), _list_numbers(stack))
+            for owner, name, _ in _list_counts(model, depth):
+                undo.callback(setattr, owner, name, getattr(owner, name))
+            _leave_out(model, depth)
+        yield
 
 
-def _get_stack(model: nn.Module, name: str) -> nn.ModuleList | nn.Sequential:
+@contextmanager
+def passed_by(model: nn.Module, depths: Sequence[Depth]) -> Iterator[None]:
+    """Let the hidden states pass by blocks, for a while: each puts out what it is given in their place."""
+    with ExitStack() as hooks:
+        for depth in depths:
+            stack = get_stack(model, depth.name)
+            for number in depth.gone:
+                hooks.callback(stack[number].register_forward_hook(_pass_by, with_kwargs=True).remove)
+        yield
+
+
+def get_stack(model: nn.Module, name: str) -> nn.ModuleList | nn.Sequential:
+    """Return a list of blocks by its name; raises NoMatch, naming the closest ones."""
     found = dict(model.named_modules()).get(name)
     if not isinstance(found, nn.ModuleList | nn.Sequential):
         known = [
@@ -113,72 +121,65 @@ def _get_stack(model: nn.Module, name: str) -> nn.ModuleList | nn.Sequential:
     return found
 
 
-def _first_shape(values: object) -> tuple[int, ...] | None:
-    found = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-    return next((tuple(leaf.shape) for leaf in found), None)
+def find_declared(model: nn.Module) -> dict[str, Blocks]:
+    """Return the lists of blocks that the model's family declares, by their names."""
+    family = find_family(model)
+    return dict(find_blocks(model, family)) if family is not None else {}
 
 
-def _judge(
-    stack: nn.ModuleList | nn.Sequential,
-    shapes: Mapping[nn.Module, list[tuple[object, object]]],
-    kept: Mapping[str, str],
-) -> Iterator[tuple[int, str]]:
-    """Yield the number of each block that has to stay, and why."""
-    is_numbered = list(stack._modules) == [str(number) for number in range(len(stack))]
-    for number, block in enumerate(stack):
-        runs = shapes.get(block, [])
-        held = {name.rpartition(".")[2] for name, _ in block.named_modules()} & kept.keys()
-        if not is_numbered:
-            yield number, "has a name in place of a number"
-        elif held:
-            yield number, kept[min(held)]
-        elif len(runs) != 1:
-            yield number, f"runs {len(runs)} times in one pass, not once"
-        elif runs[0][0] is None or runs[0][0] != runs[0][1]:
-            yield number, f"makes hidden states of the shape {runs[0][1]} of those of {runs[0][0]}"
+def first_state(values: object) -> Tensor | None:
+    """Return the hidden states among what a block is given or puts out: the first floating-point tensor."""
+    return next((leaf for leaf in tree_leaves(values) if _is_state(leaf)), None)
 
 
-def _judge_undeclared(model: nn.Module, stack: nn.ModuleList | nn.Sequential) -> dict[int, str]:
-    """Refuse all blocks where a list of the configuration may be read by their numbers."""
-    fields = getattr(getattr(model, "config", None), "__dict__", {})
-    for name, value in fields.items():
-        if isinstance(value, list) and len(value) == len(stack) > 1 and not name.startswith("_"):
-            reason = f"may belong to an entry of {name} in the configuration, and no family says so"
-            return dict.fromkeys(range(len(stack)), reason)
-    return {}
+def _leave_out(model: nn.Module, depth: Depth) -> None:
+    stack, counts = get_stack(model, depth.name), list(_list_counts(model, depth))
+    for number in reversed(depth.gone):
+        del stack[number]
+    for number, (block, before) in enumerate(zip(stack, depth.kept, strict=True)):
+        for module in block.modules():
+            # Modules that know the number of their block: caches find their entries by it.
+            if getattr(module, _NUMBER, None) == before:
+                setattr(module, _NUMBER, number)
+    for owner, name, value in counts:
+        setattr(owner, name, value)
 
 
-def _check(stacks: Mapping[str, Stack], name: str, numbers: Sequence[int]) -> Depth:
-    stack = stacks.get(name)
-    if stack is None:
-        raise MaskMismatch(f"there is no stack of blocks {name!r}; there are {sorted(stacks)}")
-    unknown = sorted(set(numbers) - set(range(stack.blocks)))
-    if unknown or not numbers:
-        raise MaskMismatch(
-            f"{name} has the blocks 0 to {stack.blocks - 1}, of which at least one has to stay: "
-            f"found {list(numbers)}"
-        )
-    for number in sorted(set(range(stack.blocks)) - set(numbers)):
-        if number in stack.why_not:
-            raise MaskMismatch(f"block {number} of {name} has to stay: it {stack.why_not[number]}")
-    return Depth(name, tuple(sorted(set(numbers))), stack.blocks)
+def _put_back(stack: nn.Module, members: Mapping[str, nn.Module], numbers: Mapping[nn.Module, int]) -> None:
+    stack._modules.clear()
+    stack._modules.update(members)
+    for module, number in numbers.items():
+        setattr(module, _NUMBER, number)
 
 
-def _renumber(block: nn.Module, before: int, number: int) -> None:
-    """Give modules that know the number of their block the new one: caches find their entries by it."""
-    for module in block.modules():
-        if getattr(module, _NUMBER, None) == before:
-            setattr(module, _NUMBER, number)
+def _list_numbers(stack: nn.Module) -> dict[nn.Module, int]:
+    return {module: getattr(module, _NUMBER) for module in stack.modules() if hasattr(module, _NUMBER)}
 
 
-def _count(model: nn.Module, depth: Depth, blocks: Blocks) -> None:
-    """Set what the forward pass and caches read of the configuration: counts, and lists of the blocks."""
+def _list_counts(
+    model: nn.Module, depth: Depth
+) -> Iterator[tuple[Any, str, Any]]:  # Any: of the library that the family is of
+    """Yield what a forward pass and caches read of a configuration: whose field, its name, its value now."""
+    blocks = find_declared(model).get(depth.name)
+    if blocks is None:
+        return
     config: Any = model.config  # Any: of the library that the family is of
-    setattr(config, blocks.count, len(depth.kept))
+    yield config, blocks.count, len(depth.kept)
     for name in blocks.listed:
         entries = getattr(config, name, None)
         if entries is not None:
-            setattr(config, name, [entries[number] for number in depth.kept])
+            yield config, name, [entries[number] for number in depth.kept]
     own = getattr(model.get_submodule(depth.name.rpartition(".")[0]), "config", None)
     if blocks.own_count is not None and own is not None and own is not config:
-        setattr(own, blocks.own_count, len(depth.kept))
+        yield own, blocks.own_count, len(depth.kept)
+
+
+def _pass_by(block: nn.Module, args: object, kwargs: object, outputs: object) -> object:
+    given = first_state((args, kwargs))
+    leaves, layout = tree_flatten(outputs)
+    place = next(place for place, leaf in enumerate(leaves) if _is_state(leaf))
+    return tree_unflatten([*leaves[:place], given, *leaves[place + 1 :]], layout)
+
+
+def _is_state(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()

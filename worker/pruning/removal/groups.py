@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.backends import mha
 
+from worker.pruning.removal.depth import BlockList
 from worker.pruning.removal.labels import Ids
 from worker.pruning.removal.rules.registry import rules
 from worker.pruning.removal.tracer import Axis, Knob, Tracer
 
-Kind = Literal["channel", "neuron", "head", "width"]
+Kind = Literal["channel", "neuron", "head", "query", "width", "block"]
 _CONVOLUTION_DIMS = 3
 
 
@@ -22,7 +23,7 @@ _CONVOLUTION_DIMS = 3
 class Cut:
     """Where the units of a group lie along one axis: `index` is int64 [units, positions of a unit]."""
 
-    where: Axis | Knob
+    where: Axis | Knob | BlockList
     index: Tensor
 
 
@@ -37,6 +38,11 @@ class Group:
     kind: Kind
     cuts: tuple[Cut, ...]
     why_not: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The tensor that makes its channels; groups that share it are told apart by their names."""
+        return self.name.partition("[")[0]
 
     @property
     def units(self) -> int:

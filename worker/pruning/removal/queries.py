@@ -45,4 +45,4 @@ def _make_group(name: str, module: nn.Module, queries: Queries) -> Iterator[Grou
     cuts = [Cut(Axis(f"{made}.weight", 0), index), Cut(Axis(read, 1), index)]
     if module.get_submodule(queries.query).bias is not None:
         cuts.append(Cut(Axis(f"{made}.bias", 0), index))
-    yield Group(f"{made}.weight[of each key]", "head", tuple(cuts))
+    yield Group(f"{made}.weight[of each key]", "query", tuple(cuts))

@@ -121,6 +121,10 @@ def _compare(groups: Sequence[Group], scores: Mapping[str, Tensor], ranking: Ran
     shares = []
     for group in groups:
         values = scores[group.name].double()
+        if group.kind == "block":
+            # A mean over few blocks, often one or two, says less than the scores themselves.
+            shares.append(values)
+            continue
         shares.append(values / values.mean().clamp_min(torch.finfo(torch.float64).tiny))
     if ranking == "global":
         return [share.tolist() for share in shares]

@@ -11,9 +11,12 @@ from worker.pruning.layers import find_layers
 from worker.pruning.macs import count_macs
 from worker.pruning.protocols import Criterion
 from worker.pruning.registry import build
-from worker.pruning.removal.check import prove
+from worker.pruning.removal.block_importance import build_block_criterion, score_blocks
+from worker.pruning.removal.blocks import Reasons, find_block_groups, limit_blocks, list_excluded, list_kept
+from worker.pruning.removal.check import Run, check_together, prove
 from worker.pruning.removal.groups import Group, find_groups
 from worker.pruning.removal.importance import score_units
+from worker.pruning.removal.queries import find_query_groups
 from worker.pruning.removal.ranking import Limits, Order, find_limits, order_units
 from worker.pruning.removal.recipe import Structure, read_structure
 from worker.pruning.removal.search import Probe, find_fewest, find_most
@@ -65,23 +68,33 @@ def shrink(
     total, probes = Removal({}, {}), []
     for number in range(1, structure.rounds + 1):
         due = before + (limit - before) * number / structure.rounds
-        found = groups if number == 1 else find_removable(model, structure, data[0][0])
+        kept = list_kept(groups, total)
+        found = groups if number == 1 else find_removable(model, structure, data[0][0], kept)
         units = {group.name: group.units for group in groups}
         order = _order(model, found, structure, units, Calibration(data, loss, seed=seed))
         removal, tried = _search(model, order, measure, due, metric=metric)
+        check_together(model, removal, _make_run(data[0][0]))
         remove(model, removal)
         total, size = compose(total, removal), measure(model)
         probes.append(tried)
     return Shrunk(total, groups, tuple(probes), before, size)
 
 
-def find_removable(model: nn.Module, structure: Structure, inputs: Inputs) -> tuple[Group, ...]:
-    """Return all groups of a model, proven, with the reason why one is not removed by this structure."""
+def find_removable(
+    model: nn.Module, structure: Structure, inputs: Inputs, kept: Reasons | None = None
+) -> tuple[Group, ...]:
+    """Return all groups of a model, proven, with the reason why one is not removed by this structure.
+
+    `kept` says of whole blocks why they had to stay in an earlier round: then rows are not read again.
+    """
+    if structure.cuts_blocks:
+        kept = list_excluded(model, structure.layers) if kept is None else kept
+        return find_block_groups(model, _make_run(inputs), kept)
     args, kwargs = _call(inputs)
-    groups = find_groups(model, *args, **kwargs)
+    groups = (*find_groups(model, *args, **kwargs), *find_query_groups(model))
     wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
     marked = [_mark(group, structure, wishes) for group in groups]
-    return prove(model, marked, lambda one: one(*args, **kwargs))
+    return prove(model, marked, _make_run(inputs))
 
 
 def _mark(group: Group, structure: Structure, wishes: Mapping[str, Wish]) -> Group:
@@ -93,7 +106,7 @@ def _mark(group: Group, structure: Structure, wishes: Mapping[str, Wish]) -> Gro
     excluded = sorted(name for name in members if name in wishes and wishes[name].is_excluded)
     if not excluded:
         return group
-    asked = wishes.get(group.name, Wish())
+    asked = wishes.get(group.owner, Wish())
     if asked.min_sparsity > 0.0:
         raise ContradictoryRows(
             f"{group.name} is to lose {asked.min_sparsity:g} of its {group.kind}s, but is cut together with "
@@ -109,10 +122,11 @@ def _order(
     units: Mapping[str, int],
     calibration: Calibration,
 ) -> Order:
+    if structure.cuts_blocks:
+        return _order_blocks(model, groups, structure, units, calibration)
     free = [group for group in groups if group.is_removable]
     if not free:
-        reasons = "; ".join(f"{group.name} {group.why_not}" for group in groups[:8])
-        raise NothingToPrune(f"nothing of the model can be removed: {reasons}")
+        raise NothingToPrune(f"nothing of the model can be removed: {_tell(groups)}")
     criterion = cast(Criterion, build("criterion", structure.criterion.name, structure.criterion.params))
     scores = score_units(model, free, criterion, calibration, aggregation=structure.aggregation)
     wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
@@ -120,11 +134,34 @@ def _order(
     return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
 
 
+def _order_blocks(
+    model: nn.Module,
+    groups: Sequence[Group],
+    structure: Structure,
+    units: Mapping[str, int],
+    calibration: Calibration,
+) -> Order:
+    free = [group for group in groups if group.is_removable]
+    if not free and units.keys() <= {group.name for group in groups}:
+        raise NothingToPrune(f"no block of the model can be left out: {_tell(groups)}")
+    if not free:  # earlier rounds took all that could go
+        return Order((), (), 0)
+    criterion = build_block_criterion(structure.criterion)
+    scores = score_blocks(model, free, criterion, calibration, aggregation=structure.aggregation)
+    limits = limit_blocks(groups, units, structure.max_fraction)
+    return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
+
+
+def _tell(groups: Sequence[Group]) -> str:
+    reasons = "; ".join(f"{group.name} {group.why_not}" for group in groups[:8])
+    return reasons or "no list of blocks is declared for it or looks like one"
+
+
 def _limit(
     group: Group, structure: Structure, wishes: Mapping[str, Wish], units: Mapping[str, int]
 ) -> Limits:
     """Return what may go of a group now; fractions are those of the `units` that it had at first."""
-    wish = wishes.get(group.name, Wish())
+    wish = wishes.get(group.owner, Wish())
     most = wish.max_sparsity if wish.is_fixed else min(wish.max_sparsity, structure.max_fraction)
     at_first = units.get(group.name, group.units)
     whole, gone = find_limits(at_first, low=wish.min_sparsity, high=most), at_first - group.units
@@ -175,6 +212,11 @@ def _count_samples(inputs: Inputs) -> int:
         return len(inputs)
     first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0]
     return len(first)
+
+
+def _make_run(inputs: Inputs) -> Run:
+    args, kwargs = _call(inputs)
+    return lambda one: one(*args, **kwargs)
 
 
 def _call(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

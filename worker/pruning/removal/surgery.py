@@ -1,4 +1,4 @@
-"""Cut units out of a model's tensors, in place: parameters stay the same objects, so ties hold."""
+"""Cut units and blocks out of a model, in place: parameters stay the same objects, so ties hold."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,17 @@ from torch import Tensor, nn
 
 from worker.pruning.errors import MaskMismatch
 from worker.pruning.removal.attributes import read_attributes, refresh_attributes, write_attributes
+from worker.pruning.removal.depth import (
+    BlockList,
+    Depth,
+    dump_depth,
+    get_stack,
+    join_depths,
+    leave_out,
+    left_out,
+    load_depth,
+    passed_by,
+)
 from worker.pruning.removal.families import find_constants
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.protocols import PADDED, PadsChannels
@@ -18,10 +29,14 @@ from worker.pruning.removal.tracer import Axis, Knob
 
 @dataclass(frozen=True)
 class Removal:
-    """What stays: positions along axes, int64 [kept], in their old order, and counts of padded channels."""
+    """What stays: positions along axes, int64 [kept], in their old order, and counts of padded channels.
+
+    `depths` say which blocks stay; what is cut besides has the names that it had with all of them.
+    """
 
     kept: Mapping[Axis, Tensor]
     counts: Mapping[Knob, int]
+    depths: tuple[Depth, ...] = ()
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -35,6 +50,19 @@ class Removal:
                 tensor = tensor.index_select(where.axis, positions.to(tensor.device))
         return tensor
 
+    def rename(self, tensor: str) -> str | None:
+        """Return the name that a tensor has afterwards; None when it is gone with its block."""
+        name: str | None = tensor
+        for depth in self.depths:
+            name = None if name is None else depth.rename(name)
+        return name
+
+    def original(self, tensor: str) -> str:
+        """Return the name that a tensor had before: `rename` undone."""
+        for depth in self.depths:
+            tensor = depth.original(tensor)
+        return tensor
+
 
 def plan_removal(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Tensor]) -> Removal:
     """Return the removal that leaves the kept units, bool [units] by group name; groups not named stay whole.
@@ -42,7 +70,7 @@ def plan_removal(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, T
     Raises MaskMismatch where a group is unknown, cannot be cut, has another number of units or loses all.
     """
     by_name = {group.name: group for group in groups}
-    gone: dict[Axis | Knob, list[Tensor]] = {}
+    gone: dict[Axis | Knob | BlockList, list[Tensor]] = {}
     for name, units in kept.items():
         group = _check(by_name, name, units)
         for cut in group.cuts:
@@ -50,9 +78,13 @@ def plan_removal(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, T
     tensors = dict((*model.named_parameters(), *model.named_buffers()))
     positions: dict[Axis, Tensor] = {}
     counts: dict[Knob, int] = {}
+    depths: list[Depth] = []
     for where, removed in gone.items():
         count = sum(map(len, removed))
         if count == 0:
+            continue
+        if isinstance(where, BlockList):
+            depths.append(_plan_depth(model, where, removed))
             continue
         if isinstance(where, Knob):
             counts[where] = getattr(model.get_submodule(where.module), where.attribute) - count
@@ -60,22 +92,17 @@ def plan_removal(model: nn.Module, groups: Sequence[Group], kept: Mapping[str, T
         is_kept = torch.ones(tensors[where.tensor].shape[where.axis], dtype=torch.bool)
         is_kept[torch.cat(removed)] = False
         positions[where] = is_kept.nonzero().reshape(-1)
-    return Removal(positions, counts)
+    return Removal(positions, counts, tuple(depths))
 
 
-@torch.no_grad()
 def remove(model: nn.Module, removal: Removal) -> None:
-    """Cut the model's tensors, and set the attributes of its modules that say how large they are.
+    """Cut the model's tensors, set the attributes that say how large they are, and leave out its blocks.
 
     Gradients are dropped. Optimizers go on with the same parameters; `cut_state` makes their memory fit.
+    Parameters of blocks that are gone have no gradient, so that optimizers pass them over.
     """
-    attributes = read_attributes(model)
-    tensors = dict((*model.named_parameters(), *model.named_buffers()))
-    for name in removal.tensors:
-        tensors[name].data = removal.cut(name, tensors[name].data).contiguous()
-        tensors[name].grad = None
-    _set_counts(model, removal.counts)
-    refresh_attributes(model, attributes)
+    _cut_tensors(model, removal)
+    leave_out(model, removal.depths)
 
 
 def dump_removal(removal: Removal) -> dict[str, Any]:  # Any: plain JSON
@@ -89,6 +116,7 @@ def dump_removal(removal: Removal) -> dict[str, Any]:  # Any: plain JSON
             {"module": knob.module, "attribute": knob.attribute, "count": count}
             for knob, count in removal.counts.items()
         ],
+        "blocks": [dump_depth(depth) for depth in removal.depths],
     }
 
 
@@ -97,20 +125,25 @@ def load_removal(found: Any) -> Removal:  # Any: what dump_removal returned
     return Removal(
         {Axis(row["tensor"], row["axis"]): torch.tensor(row["positions"]) for row in found["kept"]},
         {Knob(row["module"], row["attribute"]): row["count"] for row in found["counts"]},
+        tuple(load_depth(row) for row in found.get("blocks", ())),
     )
 
 
 def compose(first: Removal, then: Removal) -> Removal:
     """Return the removal that does what one does after the other, in terms of what was there at first."""
-    kept = dict(first.kept)
+    kept, counts = dict(first.kept), dict(first.counts)
     for where, positions in then.kept.items():
-        kept[where] = kept[where][positions] if where in kept else positions
-    return Removal(kept, {**first.counts, **then.counts})
+        axis = Axis(first.original(where.tensor), where.axis)
+        kept[axis] = kept[axis][positions] if axis in kept else positions
+    for knob, count in then.counts.items():
+        counts[Knob(first.original(knob.module), knob.attribute)] = count
+    return Removal(kept, counts, join_depths(first.depths, then.depths))
 
 
 def cut_state(optimizer: torch.optim.Optimizer, model: nn.Module, removal: Removal) -> None:
     """Cut what an optimizer remembers of each parameter, where it is of the parameter's old shape."""
-    for name, parameter in model.named_parameters():
+    for now, parameter in model.named_parameters():
+        name = removal.original(now)
         for key, value in optimizer.state.get(parameter, {}).items():
             if name in removal.tensors and isinstance(value, Tensor) and value.ndim == parameter.ndim > 0:
                 optimizer.state[parameter][key] = removal.cut(name, value)
@@ -146,8 +179,9 @@ def removed(model: nn.Module, removal: Removal) -> Iterator[None]:
     whole = {name: (tensors[name].data, tensors[name].grad) for name in removal.tensors}
     counts = {knob: getattr(model.get_submodule(knob.module), knob.attribute) for knob in removal.counts}
     try:
-        remove(model, removal)
-        yield
+        _cut_tensors(model, removal)
+        with left_out(model, removal.depths):
+            yield
     finally:
         for name, (data, grad) in whole.items():
             tensors[name].data = data
@@ -161,7 +195,8 @@ def removed(model: nn.Module, removal: Removal) -> Iterator[None]:
 def masked(model: nn.Module, removal: Removal) -> Iterator[None]:
     """Zero, for a while, the parameters that a removal would cut: the model that it has to agree with.
 
-    Scales and shifts of norms are zeroed too, so that no constant comes out of a channel that is gone.
+    Scales and shifts of norms are zeroed too, so that no constant comes out of a channel that is gone. Blocks
+    are passed by.
     """
     parameters = dict(model.named_parameters())
     whole = {name: parameters[name].data for name in removal.tensors if name in parameters}
@@ -174,10 +209,30 @@ def masked(model: nn.Module, removal: Removal) -> Iterator[None]:
                     is_gone[positions] = False
                     zeroed.index_fill_(where.axis, is_gone.nonzero().reshape(-1), 0.0)
             parameters[name].data = zeroed
-        yield
+        with passed_by(model, removal.depths):
+            yield
     finally:
         for name, data in whole.items():
             parameters[name].data = data
+
+
+@torch.no_grad()
+def _cut_tensors(model: nn.Module, removal: Removal) -> None:
+    attributes = read_attributes(model)
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    for name in removal.tensors:
+        tensors[name].data = removal.cut(name, tensors[name].data).contiguous()
+        tensors[name].grad = None
+    _set_counts(model, removal.counts)
+    refresh_attributes(model, attributes)
+
+
+def _plan_depth(model: nn.Module, where: BlockList, removed: Sequence[Tensor]) -> Depth:
+    blocks, gone = len(get_stack(model, where.name)), set(torch.cat(list(removed)).tolist())
+    kept = tuple(number for number in range(blocks) if number not in gone)
+    if not kept:
+        raise MaskMismatch(f"one block of {where.name} has to stay at least")
+    return Depth(where.name, kept, blocks)
 
 
 def _set_counts(model: nn.Module, counts: Mapping[Knob, int]) -> None:
@@ -207,6 +262,7 @@ def _check(groups: Mapping[str, Group], name: str, units: Tensor) -> Group:
         )
     if not group.is_removable and not bool(units.all()):
         raise MaskMismatch(f"nothing of {name} can be removed: it {group.why_not}")
-    if not bool(units.any()):
+    # Other blocks of the list may be no units, since they have to stay.
+    if not bool(units.any()) and group.kind != "block":
         raise MaskMismatch(f"one unit of {name} has to stay at least")
     return group

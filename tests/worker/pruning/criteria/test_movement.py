@@ -38,13 +38,40 @@ class Push:
         return self.layer.weight.detach().flatten().tolist()
 
 
-def test_scores_are_the_sum_of_minus_gradient_times_weight() -> None:
-    criterion = build("criterion", "movement", {})
+def test_without_adam_scores_are_the_sum_of_minus_gradient_times_weight() -> None:
+    criterion = build("criterion", "movement", {"optimizer": "sgd"})
     memory = criterion.start(torch.zeros(3))
     criterion.learn(memory, torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 0.5, 0.0]), pressure=1.0)
     criterion.learn(memory, torch.tensor([2.0, -1.0, 3.0]), torch.tensor([-1.0, 2.0, 0.0]), pressure=1.0)
     # -(1)(0.5) - (2)(-1) = 1.5; -(-2)(0.5) - (-1)(2) = 3; 0
     assert memory["scores"].tolist() == [1.5, 3.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["movement", "movement_soft"])
+def test_with_adam_scores_are_those_of_torch_s_adam(name: str) -> None:
+    """Without any pressure: dL/dS is gradient times weight."""
+    given = {"score_learning_rate": 1.0} if name == "movement_soft" else {}
+    criterion = build("criterion", name, given)
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.zeros(5, 3, requires_grad=True)
+    adam = torch.optim.Adam([expected], lr=1.0, eps=1e-12)
+    memory = criterion.start(torch.zeros(5, 3))
+    for _ in range(20):
+        weight, gradient = (torch.randn(5, 3, generator=generator) for _ in range(2))
+        criterion.learn(memory, weight, gradient, pressure=0.0)
+        expected.grad = weight * gradient
+        adam.step()
+    assert torch.allclose(memory["scores"], expected.detach(), atol=1e-5)
+
+
+def test_with_adam_a_large_weight_s_score_is_no_larger_than_a_small_one_s() -> None:
+    """What counts is how steadily a weight moves, not how far one step would take the loss."""
+    criterion = build("criterion", "movement", {})
+    memory = criterion.start(torch.zeros(2))
+    for sign in (1.0, -1.0, 1.0, -1.0):
+        criterion.learn(memory, torch.tensor([100.0, 0.1]), torch.tensor([sign, -1.0]), pressure=0.0)
+    steady, large = memory["scores"][1], memory["scores"][0]
+    assert steady > large.abs()
 
 
 def test_what_moves_away_from_zero_is_kept_however_small_it_is() -> None:
@@ -58,8 +85,9 @@ def test_a_weight_comes_back_with_the_value_it_had() -> None:
     push.step([-1.0, -1.0, 0.5, 0.4])
     push.pruner.update()
     assert push.weights == [2.0, 2.0, 0.0, 0.0]
-    # While it is pruned its score learns: 1.0 times 9.0 outweighs what the first has.
-    push.step([0.0, -1.0, -9.0, 0.0])
+    # While it is pruned its score learns, and that of the first falls.
+    for _ in range(5):
+        push.step([1.0, -1.0, -9.0, 0.0])
     assert push.weights == [2.0, 2.0, 0.0, 0.0]
     push.pruner.update()
     assert push.weights == [0.0, 2.0, 1.0, 0.0]

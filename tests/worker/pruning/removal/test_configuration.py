@@ -14,9 +14,9 @@ from torch import nn
 from tests.worker.pruning.removal.tiny_transformers import KINDS, inputs, make, run
 from worker.pruning.removal.check import prove
 from worker.pruning.removal.configuration import Inexpressible, express
-from worker.pruning.removal.depth import find_stacks, remove_blocks
 from worker.pruning.removal.groups import find_groups
 from worker.pruning.removal.queries import find_query_groups
+from worker.pruning.removal.stacks import find_stacks, remove_blocks
 from worker.pruning.removal.surgery import plan_removal, remove
 
 FAMILIES = sorted(KINDS)

@@ -10,7 +10,8 @@ from transformers import GemmaConfig, GemmaForCausalLM
 from tests.worker.pruning.removal.drawing import draw_weights
 from tests.worker.pruning.removal.tiny_transformers import KINDS, inputs, make, run
 from worker.pruning.errors import MaskMismatch, NoMatch
-from worker.pruning.removal.depth import Depth, Stack, find_stacks, remove_blocks
+from worker.pruning.removal.depth import Depth
+from worker.pruning.removal.stacks import Stack, find_stacks, remove_blocks
 
 FAMILIES = sorted(KINDS)
 DECODERS = ["gpt2", "llama", "mistral", "qwen2", "qwen3"]

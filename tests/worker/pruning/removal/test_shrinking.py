@@ -168,6 +168,20 @@ def test_rows_exclude_and_bound_groups(rounds: int) -> None:
     assert model.get_submodule("layer2.0.conv1").weight.shape[0] == 8  # type: ignore[union-attr, index]
 
 
+def test_a_row_bounds_all_groups_whose_channels_one_tensor_makes() -> None:
+    # The shortcut pads 8 channels before and 8 after the 16 of the first stage: a group of their own.
+    names = [
+        group.name
+        for group in find_removable(network(), Structure.model_validate({"target": MACS}), DATA[0][0])
+    ]
+    assert {"layer2.0.conv2.weight", "layer2.0.conv2.weight[0, 24]"} <= set(names)
+    model = network()
+    rows = [{"match": name, "set": {"sparsity": 0.0}} for name in ("conv1", "layer?.0.conv2")]
+    shrink(model, structure(layers=rows, ranking="global"), DATA)
+    widths = [model.get_submodule(f"layer{stage}.0.conv2").weight.shape[0] for stage in (1, 2, 3)]  # type: ignore[union-attr, index]
+    assert widths == [16, 32, 64]
+
+
 def test_a_layer_tied_to_an_excluded_one_stays_and_says_so() -> None:
     rows = [{"match": "layer1.0.conv2", "set": {"exclude": True}}]
     groups = find_removable(network(), Structure.model_validate({"target": MACS}), DATA[0][0])

@@ -1,0 +1,73 @@
+"""Checkpoints in the store: the rows that let another worker go on where one stopped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from app.core import accounts
+from app.core.db import now_plus
+from app.core.job_writes import Lease, held, require
+from app.core.states import TERMINAL
+from app.core.tables import Job, JobCheckpoint
+
+# The one before the newest counts where the newest turns out to be damaged.
+_KEPT = 2
+Files = Mapping[str, Mapping[str, str | int]]  # path in the work folder -> {sha256, size}
+
+
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """Where a job stood: `step` of `stage`, None at the stage's end; its files are in the store."""
+
+    stage: str
+    step: int | None
+    version: str
+    files: Files
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(file["size"]) for file in self.files.values())
+
+
+def save(session: Session, lease: Lease, new: NewCheckpoint) -> None:
+    """Add a checkpoint of the running attempt; the newest stay. Raises StaleLease.
+
+    A job that gets on has left its setbacks behind. Raises BlobGone when bytes are not in the store.
+    """
+    require(session, update(Job).where(held(lease)).values(setbacks=0), lease)
+    accounts.refer(session, (str(file["sha256"]) for file in new.files.values()))
+    row = {"job_id": lease.job_id, "epoch": lease.epoch, "size_bytes": new.size_bytes, **_columns(new)}
+    session.execute(insert(JobCheckpoint).values(row))
+    kept = (
+        select(JobCheckpoint.id)
+        .where(JobCheckpoint.job_id == lease.job_id)
+        .order_by(JobCheckpoint.id.desc())
+        .limit(_KEPT)
+    )
+    newest = list(session.scalars(kept))
+    session.execute(
+        delete(JobCheckpoint).where(JobCheckpoint.job_id == lease.job_id, JobCheckpoint.id.not_in(newest))
+    )
+
+
+def list_newest_first(session: Session, job_id: str) -> Sequence[JobCheckpoint]:
+    """Return the checkpoints of a job, the newest first."""
+    query = select(JobCheckpoint).where(JobCheckpoint.job_id == job_id)
+    return session.scalars(query.order_by(JobCheckpoint.id.desc())).all()
+
+
+def drop(session: Session, job_id: str) -> None:
+    """Forget the checkpoints of a job; their bytes are garbage then."""
+    session.execute(delete(JobCheckpoint).where(JobCheckpoint.job_id == job_id))
+
+
+def drop_old(session: Session, *, older_than_s: float) -> None:
+    """Forget the checkpoints of jobs that ended so long ago that nobody will retry them."""
+    over = select(Job.id).where(Job.status.in_(TERMINAL), Job.finished_at < now_plus(-older_than_s))
+    session.execute(delete(JobCheckpoint).where(JobCheckpoint.job_id.in_(over)))
+
+
+def _columns(new: NewCheckpoint) -> dict[str, object]:
+    return {**vars(new), "files": {path: dict(file) for path, file in new.files.items()}}

@@ -1,0 +1,207 @@
+"""Move an embedded installation to a scaled one: blobs first, then all rows in one transaction.
+
+A move that breaks off is started again: blobs that are there are skipped, and rows come all or not at all.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Integer, Row, Table, func, insert, select, text
+from sqlalchemy.orm import Session
+
+from app.core import accounts, job_returns, schema
+from app.core.blobs import Blobs, open_blobs
+from app.core.config import Settings
+from app.core.db import make_engine, make_sessions
+from app.core.job_writes import Lease
+from app.core.references import referenced
+from app.core.states import BlobState, JobStatus
+from app.core.storage import BlobDamaged, BlobMissing, BlobStore, open_store, reading
+from app.core.tables import Base, Blob, Job
+
+_CHUNK_ROWS = 200
+_IN_PAGES = {"yield_per": _CHUNK_ROWS}
+
+Tick = Callable[[str, int, int], None]
+
+
+class CannotMove(Exception):
+    """The installation stays as it is; the message says why and what to do."""
+
+
+def move(source: Settings, target: Settings, *, tick: Tick) -> dict[str, int]:
+    """Copy everything and return the number of rows by table, with that of the blobs.
+
+    The caller makes sure that nothing serves the source. Raises CannotMove, and leaves the source untouched.
+    """
+    from_engine, to_engine = make_engine(source.database_url), make_engine(target.database_url)
+    try:
+        _refuse_other_schema(from_engine)
+        schema.upgrade(to_engine)
+        _refuse_rows(to_engine)
+        moved = _move_blobs(from_engine, source, open_store(target), tick)
+        counts = _move_rows(from_engine, to_engine, moved, tick)
+        return counts | {"stored blobs": len(moved)}
+    finally:
+        from_engine.dispose()
+        to_engine.dispose()
+
+
+def _refuse_other_schema(engine: Engine) -> None:
+    found = schema.find(engine)
+    if found.age is not schema.SchemaAge.CURRENT:
+        raise CannotMove(
+            f"the source has the schema {found.found}, expected {found.expected}; "
+            "run `secateur migrate` on it first"
+        )
+
+
+def _refuse_rows(engine: Engine) -> None:
+    with engine.connect() as connection:
+        for table in Base.metadata.sorted_tables:
+            if connection.scalar(select(func.count()).select_from(table)):
+                raise CannotMove(
+                    f"expected an empty database to move into, found rows in {table.name}; "
+                    "make a new one, or empty this one"
+                )
+
+
+def _move_blobs(engine: Engine, source: Settings, target: BlobStore, tick: Tick) -> dict[str, int]:
+    """Copy what rows speak of, checked on the way in and read back there; returns sizes by digest."""
+    sessions = make_sessions(engine)
+    blobs = open_blobs(source, sessions)
+    with sessions() as session:
+        wanted = sorted(referenced(session).items())
+        lost = _noted_as_lost(session)
+    moved: dict[str, int] = {}
+    for done, (sha256, row) in enumerate(wanted):
+        tick("blobs", done, len(wanted))
+        if sha256 not in lost:
+            moved[sha256] = _move_blob(blobs, target, sha256, row, source)
+    tick("blobs", len(wanted), len(wanted))
+    return moved
+
+
+def _noted_as_lost(session: Session) -> set[str]:
+    states = (BlobState.MISSING, BlobState.DAMAGED)
+    return set(session.scalars(select(Blob.sha256).where(Blob.state.in_(states))))
+
+
+def _move_blob(blobs: Blobs, target: BlobStore, sha256: str, row: str, source: Settings) -> int:
+    try:
+        size_bytes = blobs.size(sha256)
+        if _size_there(target, sha256) != size_bytes:
+            path = source.data_dir / "incoming" / sha256
+            try:
+                blobs.fetch(sha256, path)
+                target.put_file(path, sha256)
+            finally:
+                path.unlink(missing_ok=True)
+    except (BlobMissing, BlobDamaged) as error:
+        raise CannotMove(
+            f"{row}: {error.detail}; `secateur doctor --repair` notes it as lost, and a move goes without it"
+        ) from error
+    try:
+        reading.verify(target, sha256)
+    except (BlobMissing, BlobDamaged) as error:
+        target.quarantine(sha256)
+        raise CannotMove(f"{row}: the target store has other bytes: {error.detail}; start again") from error
+    return size_bytes
+
+
+def _size_there(target: BlobStore, sha256: str) -> int | None:
+    try:
+        return target.size(sha256)
+    except BlobMissing:
+        return None
+
+
+def _move_rows(from_engine: Engine, to_engine: Engine, moved: dict[str, int], tick: Tick) -> dict[str, int]:
+    """Copy every table in one transaction, compare both sides, then queue what ran."""
+    counts: dict[str, int] = {}
+    tables = Base.metadata.sorted_tables
+    with from_engine.connect() as read, Session(to_engine) as session, session.begin():
+        write = session.connection()
+        for done, table in enumerate(tables):
+            tick("tables", done, len(tables))
+            counts[table.name] = _copy(table, read, write)
+            _restart_numbers(table, write)
+        _keep_only_moved_blobs(session, moved)
+        _queue_what_ran(session)
+    tick("tables", len(tables), len(tables))
+    return counts
+
+
+def _copy(table: Table, read: Connection, write: Connection) -> int:
+    """Copy a table; raises CannotMove when what is read back is not what was written."""
+    count, sent = 0, 0
+    rows = read.execute(select(table), execution_options=_IN_PAGES)
+    for page in rows.partitions(_CHUNK_ROWS):
+        write.execute(insert(table), [dict(row._mapping) for row in page])
+        count += len(page)
+        sent ^= _fold(page)
+    back = write.execute(select(table), execution_options=_IN_PAGES)
+    got, found = 0, 0
+    for page in back.partitions(_CHUNK_ROWS):
+        got += len(page)
+        found ^= _fold(page)
+    if (got, found) != (count, sent):
+        raise CannotMove(f"{table.name}: sent {count} rows, found {got} or others; nothing was kept")
+    return count
+
+
+def _fold(rows: Any) -> int:  # Any: rows of any table
+    """Fold rows into one number that does not depend on their order: keys make every row another."""
+    folded = 0
+    for row in rows:
+        folded ^= int.from_bytes(hashlib.sha256(_canonical(row)).digest())
+    return folded
+
+
+def _canonical(row: Row[Any]) -> bytes:  # Any: columns of any table
+    return json.dumps([_plain(value) for value in row], sort_keys=True).encode()
+
+
+def _plain(value: Any) -> Any:  # Any: what a column may hold
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _restart_numbers(table: Table, write: Connection) -> None:
+    """Let Postgres count on from the highest number: it does not see those that came with the rows."""
+    column = table.autoincrement_column
+    if write.dialect.name != "postgresql" or column is None or not isinstance(column.type, Integer):
+        return
+    highest = write.scalar(select(func.max(column)))
+    sequence = write.scalar(select(func.pg_get_serial_sequence(table.name, column.name)))
+    if highest is not None and sequence is not None:
+        write.execute(text("SELECT setval(:sequence, :highest)"), {"sequence": sequence, "highest": highest})
+
+
+def _keep_only_moved_blobs(session: Session, moved: dict[str, int]) -> None:
+    """Close the accounts of bytes that nothing speaks of: they stayed behind."""
+    used = referenced(session)
+    for sha256 in session.scalars(select(Blob.sha256)).all():
+        if sha256 not in used:
+            session.delete(session.get_one(Blob, sha256))
+    session.flush()
+    for sha256, size_bytes in moved.items():
+        accounts.adopt(session, sha256, size_bytes, age_s=0.0)
+
+
+def _queue_what_ran(session: Session) -> None:
+    """Give every running job back to the queue, which costs it no attempt."""
+    running = session.execute(select(Job.id, Job.epoch).where(Job.status == JobStatus.RUNNING)).all()
+    for job_id, epoch in running:
+        job_returns.release(session, Lease(job_id, epoch), "the installation moved")
+
+
+def tables_of(counts: dict[str, int]) -> Iterator[str]:
+    """Say what was moved, a line a table that has rows."""
+    for name, count in counts.items():
+        if count:
+            yield f"{name}: {count:,}"

@@ -1,0 +1,362 @@
+"""Collecting garbage never takes live bytes, whatever happens between its steps; on both databases."""
+
+import hashlib
+import random
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from sqlalchemy import select, update
+
+from app.core import accounts, garbage, schema
+from app.core.blobs import Blobs
+from app.core.db import make_engine, make_sessions, now_plus
+from app.core.ids import new_id
+from app.core.references import referenced
+from app.core.states import BlobState
+from app.core.storage import BlobGone, BlobMissing, LocalStore, StoreUnavailable, reading
+from app.core.tables import Artifact, Blob, Dataset, Model
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def blobs(sessions, store):
+    return Blobs(sessions, store)
+
+
+def write(blobs, data: bytes) -> str:
+    with blobs.stage() as staged:
+        staged.write(data)
+        return staged.commit()
+
+
+def refer(session, sha256: str) -> str:
+    """Add a dataset of one file, as the API does."""
+    accounts.refer(session, [sha256])
+    dataset = Dataset(
+        id=new_id("dst"),
+        name="d",
+        task="regression",
+        format="csv",
+        manifest={},
+        files={"test": {"name": "f", "sha256": sha256, "size_bytes": 1}},
+        splits={},
+        sha256=sha256,
+        size_bytes=1,
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset.id
+
+
+def forget(sessions, dataset_id: str) -> None:
+    with sessions.begin() as session:
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=now_plus()))
+
+
+def test_what_nobody_speaks_of_is_deleted_after_the_grace_and_not_before(sessions, blobs, store):
+    used, unused = write(blobs, b"used"), write(blobs, b"unused")
+    with sessions.begin() as session:
+        refer(session, used)
+    assert garbage.collect(sessions, store, grace_s=60.0) == 0
+    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    assert blobs.read(used) == b"used"
+    with pytest.raises(BlobMissing):
+        blobs.size(unused)
+    with sessions() as session:
+        assert session.scalars(select(Blob.sha256)).all() == [used]
+
+
+def test_models_that_are_there_datasets_and_artifacts_hold_their_bytes(sessions, blobs, store, job_id):
+    digests = {name: write(blobs, name.encode()) for name in ("ready", "rejected", "deleted", "artifact")}
+    with sessions.begin() as session:
+        for name in ("ready", "rejected", "deleted"):
+            session.add(a_model(name, digests[name]))
+        session.add(
+            Artifact(
+                job_id=job_id,
+                name="model.safetensors",
+                kind="model",
+                media_type="application/octet-stream",
+                sha256=digests["artifact"],
+                size_bytes=8,
+                loads_in_clean_process=True,
+            )
+        )
+    assert garbage.collect(sessions, store, grace_s=0.0) == 2
+    assert {name for name, sha256 in digests.items() if blobs.exists(sha256)} == {"ready", "artifact"}
+
+
+def a_model(name: str, sha256: str) -> Model:
+    return Model(
+        id=new_id("mdl"),
+        name=name,
+        format="safetensors",
+        manifest={},
+        files={"weights": {"name": "w", "sha256": sha256, "size_bytes": 1}},
+        sha256=sha256,
+        size_bytes=1,
+        status="rejected" if name == "rejected" else "ready",
+        parameters=1,
+        deleted_at=now_plus() if name == "deleted" else None,
+    )
+
+
+def test_bytes_marked_for_deletion_can_be_referred_to_by_nobody(sessions, blobs):
+    sha256 = write(blobs, b"marked")
+    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    assert garbage.mark(sessions, unused)
+    with pytest.raises(BlobGone, match="upload them again"), sessions.begin() as session:
+        refer(session, sha256)
+    with sessions() as session:
+        assert sha256 not in referenced(session)
+
+
+def test_an_upload_of_bytes_that_are_being_deleted_waits_and_brings_them_again(sessions, blobs, store):
+    sha256 = write(blobs, b"twice")
+    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    assert garbage.mark(sessions, unused)
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(write, blobs, b"twice")
+        garbage.delete_marked(sessions, store, unused)
+        assert again.result(60.0) == sha256
+    with sessions.begin() as session:
+        refer(session, sha256)
+    assert blobs.read(sha256) == b"twice"
+
+
+def test_a_collector_that_never_ends_makes_an_upload_fail_and_try_later(sessions, blobs):
+    sha256 = write(blobs, b"stuck")
+    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    assert garbage.mark(sessions, unused)
+    with pytest.raises(StoreUnavailable, match="being deleted"):
+        accounts.announce(sessions, sha256, 5, patience_s=0.0)
+
+
+def test_an_upload_that_comes_after_the_references_were_read_keeps_its_bytes(sessions, blobs, store):
+    """The classic race: old bytes, found unused; then somebody uploads the same and refers to them."""
+    sha256 = write(blobs, b"old")
+    found = garbage.find_unused(sessions, grace_s=0.0)
+    assert [unused.sha256 for unused in found] == [sha256]
+    write(blobs, b"old")
+    with sessions.begin() as session:
+        refer(session, sha256)
+    assert not garbage.mark(sessions, found[0])
+    assert garbage.collect(sessions, store, grace_s=0.0) == 0
+    assert blobs.read(sha256) == b"old"
+
+
+def test_a_collector_waits_for_a_reference_that_has_not_committed_and_then_leaves_its_bytes(
+    sessions, blobs, store
+):
+    sha256 = write(blobs, b"held")
+    with ThreadPoolExecutor() as pool:
+        with sessions.begin() as session:
+            refer(session, sha256)
+            collecting = pool.submit(garbage.collect, sessions, store, grace_s=0.0)
+            # Either it waits for us, or it has not begun: it cannot have ended with our bytes.
+            assert not collecting.done()
+        assert collecting.result(60.0) == 0
+    assert blobs.read(sha256) == b"held"
+
+
+def test_a_deletion_whose_collector_died_is_ended_by_the_next(sessions, blobs, store):
+    sha256 = write(blobs, b"half deleted")
+    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    assert garbage.mark(sessions, unused)
+    assert garbage.collect(sessions, store, grace_s=3600.0) == 1
+    assert not blobs.exists(sha256)
+    with sessions() as session:
+        assert accounts.read_state(session, sha256) is None
+
+
+def test_bytes_without_an_account_are_adopted_and_collected_a_grace_later(sessions, store):
+    with store.stage() as staged:
+        staged.write(b"from an older version")
+        sha256 = staged.commit()
+    assert garbage.collect(sessions, store, grace_s=0.0) == 0
+    assert garbage.adopt_unknown(sessions, store, grace_s=-1.0) == 1
+    assert garbage.adopt_unknown(sessions, store, grace_s=-1.0) == 0
+    assert garbage.collect(sessions, store, grace_s=3600.0) == 0
+    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    with pytest.raises(BlobMissing):
+        store.size(sha256)
+
+
+def test_uploads_deletions_and_collectors_at_once_lose_no_live_byte_and_leave_no_orphan(postgres, store):
+    """Few contents and no grace: every upload meets a collector at another of its steps."""
+    sessions = make_sessions(make_engine(postgres.create_database(f"g{uuid.uuid4().hex}")))
+    schema.upgrade(sessions.kw["bind"])
+    blobs = Blobs(sessions, store)
+    contents = [f"content {i}".encode() for i in range(3)]
+    stop, faults, kept = threading.Event(), [], []
+
+    def upload(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(12):
+            data = chance.choice(contents)
+            try:
+                sha256 = write(blobs, data)
+                with sessions.begin() as session:
+                    dataset_id = refer(session, sha256)
+            except (BlobGone, StoreUnavailable):
+                continue  # refused: nothing was promised
+            try:
+                reading.verify(store, sha256)
+            except BlobMissing as error:
+                faults.append(error)
+            if chance.random() < 0.9:
+                forget(sessions, dataset_id)
+            else:
+                kept.append(sha256)
+
+    def collect() -> None:
+        while not stop.is_set():
+            garbage.collect(sessions, NoLock(store), grace_s=0.0)
+
+    with ThreadPoolExecutor(8) as pool:
+        collectors = [pool.submit(collect) for _ in range(2)]
+        try:
+            for done in [pool.submit(upload, seed) for seed in range(3)]:
+                done.result(240.0)
+        finally:
+            stop.set()
+        for done in collectors:
+            done.result(60.0)
+    assert faults == []
+    garbage.collect(sessions, store, grace_s=0.0)
+    assert {blob.sha256 for blob in store.list_older_than(-1.0)} == set(kept)
+    for sha256 in set(kept):
+        reading.verify(store, sha256)
+
+
+class NoLock:
+    """A folder whose collectors do not exclude each other, as those of a bucket."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+    def collecting(self):
+        return nullcontext(600.0)
+
+
+class StepByStep(RuleBasedStateMachine):
+    """Any order of the steps of uploaders, deleters and collectors, any of which may stop for ever."""
+
+    database_url: str
+    folder: object
+    contents = st.sampled_from([b"a", b"b"])
+    announced, written, rows, found, marked = (
+        Bundle(name) for name in ("announced", "written", "rows", "found", "marked")
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions = make_sessions(make_engine(self.make_url()))
+        schema.upgrade(self.sessions.kw["bind"])
+        self.store = LocalStore(self.folder / uuid.uuid4().hex)
+        self.live: dict[str, str] = {}
+
+    @rule(target=announced, data=contents)
+    def announce(self, data):
+        sha256 = digest(data)
+        try:
+            accounts.announce(self.sessions, sha256, len(data), patience_s=0.0)
+        except StoreUnavailable:
+            return None
+        return data
+
+    @rule(target=written, data=announced)
+    def write(self, data):
+        # Nothing is written that was not announced: None is an announcement that was refused.
+        if data is not None:
+            with self.store.stage() as staged:
+                staged.write(data)
+                staged.commit()
+        return data
+
+    @rule(target=rows, data=written)
+    def refer(self, data):
+        if data is None:
+            return None
+        try:
+            with self.sessions.begin() as session:
+                row = refer(session, digest(data))
+        except BlobGone:
+            return None
+        self.live[row] = digest(data)
+        return row
+
+    @rule(row=rows)
+    def forget(self, row):
+        if self.live.pop(row, None):
+            forget(self.sessions, row)
+
+    @rule(target=found, which=st.integers(0, 1))
+    def look(self, which):
+        unused = garbage.find_unused(self.sessions, grace_s=0.0)
+        return unused[which % len(unused)] if unused else None
+
+    @rule(target=marked, unused=found)
+    def mark(self, unused):
+        return unused if unused is not None and garbage.mark(self.sessions, unused) else None
+
+    @rule(unused=marked)
+    def delete(self, unused):
+        if unused is not None:
+            with self.sessions() as session:
+                state = accounts.read_state(session, unused.sha256)
+            # A collector goes through its own deletion once; a second one has to take it over first.
+            if state == (BlobState.DELETING, unused.touches + 1):
+                garbage.delete_marked(self.sessions, self.store, unused)
+
+    @rule()
+    def take_over(self):
+        for unused in garbage.find_unfinished(self.sessions, 0.0):
+            if garbage.mark(self.sessions, unused):
+                garbage.delete_marked(self.sessions, self.store, unused)
+
+    @invariant()
+    def live_bytes_are_there(self):
+        for sha256 in self.live.values():
+            reading.verify(self.store, sha256)
+
+    def teardown(self) -> None:
+        self.take_over()
+        # Who was silent for longer than the grace may write bytes whose account is closed by then.
+        garbage.adopt_unknown(self.sessions, self.store, grace_s=-1.0)
+        garbage.collect(self.sessions, self.store, grace_s=0.0)
+        assert {blob.sha256 for blob in self.store.list_older_than(-1.0)} == set(self.live.values())
+        self.sessions.kw["bind"].dispose()
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_in_any_order_of_steps_live_bytes_stay_and_the_rest_goes(kind, request, tmp_path):
+    server = request.getfixturevalue("postgres") if kind == "postgres" else None
+
+    class Machine(StepByStep):
+        folder = tmp_path
+
+        def make_url(self) -> str:
+            name = uuid.uuid4().hex
+            return f"sqlite:///{tmp_path / name}.db" if server is None else server.create_database(f"g{name}")
+
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=12, stateful_step_count=20, deadline=None)
+    )

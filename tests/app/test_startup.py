@@ -1,0 +1,141 @@
+"""What keeps a process from starting: one sentence that names it, no password, no stack trace, exit 1."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.core import schema
+from app.core.db import make_engine
+from app.core.startup import CannotStart, read_settings, unknown_settings
+
+COMMANDS = {
+    "api": ["-m", "app.cli", "api"],
+    "relay": ["-m", "app.cli", "relay"],
+    "worker": ["-m", "worker"],
+    "migrate": ["-m", "app.cli", "migrate"],
+    "serve": ["-m", "app.cli", "serve"],
+}
+LONG_RUNNING = ("api", "relay", "worker")
+SECRET = "hunter2secret"
+
+
+def start(name: str, folder: Path, **environment: str) -> str:
+    """Start a process that must refuse; returns its sentence."""
+    env = dict(os.environ) | {"SECATEUR_DATA_DIR": str(folder), "SECATEUR_START_WAIT_S": "0"} | environment
+    done = subprocess.run(
+        [sys.executable, *COMMANDS[name]], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("secateur: ")]
+    assert len(sentences) == 1, done.stderr
+    return sentences[0]
+
+
+@pytest.fixture
+def migrated(tmp_path) -> Path:
+    engine = make_engine(f"sqlite:///{tmp_path / 'secateur.db'}")
+    schema.upgrade(engine)
+    engine.dispose()
+    return tmp_path
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_database_that_does_not_answer(name, tmp_path):
+    url = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:{closed_port()}/secateur"
+    sentence = start(name, tmp_path, SECATEUR_DATABASE_URL=url)
+    assert "the database does not answer" in sentence
+    assert "SECATEUR_DATABASE_URL is 'postgresql+psycopg://me:***@127.0.0.1" in sentence
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", f"mysql://me:{SECRET}@db/x", f"postgresql+nodriver://me:{SECRET}@db/x"]
+)
+@pytest.mark.parametrize("name", ["api", "worker", "migrate"])
+def test_a_database_url_that_cannot_be(name, url, tmp_path):
+    assert "SECATEUR_DATABASE_URL: expected" in start(name, tmp_path, SECATEUR_DATABASE_URL=url)
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_a_database_without_a_schema(name, tmp_path):
+    sentence = start(name, tmp_path)
+    assert "older than this version" in sentence
+    assert "found none" in sentence
+    assert "run `secateur migrate`" in sentence
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_database_of_a_newer_version(name, migrated):
+    engine = make_engine(f"sqlite:///{migrated / 'secateur.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    sentence = start(name, migrated)
+    assert "newer than this version" in sentence
+    assert "found 9999" in sentence
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_a_broker_that_does_not_answer(name, migrated):
+    url = f"redis://:{SECRET}@127.0.0.1:{closed_port()}/0"
+    sentence = start(name, migrated, SECATEUR_BROKER_URL=url)
+    assert "the broker does not answer" in sentence
+    assert "SECATEUR_BROKER_URL is 'redis://:***@127.0.0.1" in sentence
+
+
+def test_a_broker_url_that_cannot_be(migrated):
+    sentence = start("relay", migrated, SECATEUR_BROKER_URL=f"kafka://me:{SECRET}@k")
+    assert "SECATEUR_BROKER_URL: expected one of redis://" in sentence
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_a_store_that_cannot_be_written(name, migrated):
+    (migrated / "file").touch()
+    sentence = start(name, migrated, SECATEUR_STORE_URL=f"file://{migrated / 'file' / 'store'}")
+    assert "SECATEUR_STORE_URL: expected a folder that can be written" in sentence
+
+
+def test_a_store_url_that_cannot_be(migrated):
+    sentence = start("api", migrated, SECATEUR_STORE_URL=f"ftp://me:{SECRET}@host/x")
+    assert "store" in sentence.lower()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_settings_that_cannot_be_are_all_named(name, tmp_path):
+    sentence = start(name, tmp_path, SECATEUR_PORT="web", SECATEUR_LEASE_S="-1")
+    assert "SECATEUR_PORT: " in sentence
+    assert "found 'web'" in sentence
+    assert "SECATEUR_LEASE_S: " in sentence
+
+
+def test_a_port_that_is_taken(migrated):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1:{port}" in start("api", migrated, SECATEUR_PORT=port)
+
+
+def test_settings_that_do_not_exist_are_named_in_a_warning():
+    names = {"SECATEUR_LEASE_SECONDS": "1", "SECATEUR_LEASE_S": "1", "SECATEUR_URL": "x", "PATH": ""}
+    assert unknown_settings(names) == ["SECATEUR_LEASE_SECONDS"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::"])
+def test_webhooks_may_lead_to_this_machine_only_when_nobody_else_reaches_the_service(host):
+    with pytest.raises(CannotStart, match="turn it off, or set SECATEUR_HOST"):
+        read_settings(host=host, webhook_allow_loopback=True)
+    assert read_settings(host="127.0.0.1", webhook_allow_loopback=True).sending_rules.loopback

@@ -1,0 +1,297 @@
+"""One attempt at one job, under one lease: prepare its folder, start its runner, follow it, end it."""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core import checkpoints, jobs
+from app.core.config import Device
+from app.core.db import now_plus
+from app.core.errors import Blame, JobTimeout, Problem
+from app.core.job_writes import Lease, StaleLease
+from app.core.logs import add_log_fields
+from app.core.spec import JobSpec
+from app.core.states import AttemptClass, AttemptEnd
+from app.core.tables import Dataset, Job, JobAttempt, Model
+from worker.context import WorkerContext
+from worker.heartbeat import Heartbeat
+from worker.inputs import dataset_input, model_input
+from worker.keeper import CheckpointKeeper, Place
+from worker.process import RunnerProcess, end_predecessor
+from worker.protocol import (
+    INPUT_NAME,
+    OUTPUT_FOLDER,
+    CheckpointWritten,
+    Failed,
+    Finished,
+    MemoryRanOut,
+    Progress,
+    RunnerInput,
+    RunnerMessage,
+    StageFinished,
+    StageStarted,
+)
+from worker.slots import Slot
+from worker.stopping import CANCELLED_NAME
+from worker.verdict import Verdict
+from worker.work_folder import prepare_folder
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a runner ended: with a result, with a problem, or (neither) by dying."""
+
+    finished: bool = False
+    failed: Failed | None = None
+
+
+class _Stall:
+    """Watches that steps go on: a process that lives and does nothing holds its device for ever."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._moved_s = time.monotonic()
+        self._step: tuple[str, int] | None = None
+
+    def hear(self, message: RunnerMessage) -> None:
+        if isinstance(message, Progress):
+            step = (message.stage, message.step)
+            if step == self._step:
+                return
+            self._step = step
+        self._moved_s = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() - self._moved_s > self._timeout_s
+
+
+class Attempt:
+    """Holds what one attempt needs; `run` returns when it has ended, or raises StaleLease."""
+
+    def __init__(
+        self, context: WorkerContext, lease: Lease, heartbeat: Heartbeat, *, slot: Slot, verdict: Verdict
+    ) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._lease = lease
+        self._heartbeat = heartbeat
+        self._slot = slot
+        self._verdict = verdict
+        self._work = context.settings.work_dir / lease.job_id
+        self._stall = _Stall(context.settings.stall_timeout_s)
+
+    def run(self) -> None:
+        runner_input, deadline = self._prepare()
+        gpu = self._slot.gpu if runner_input.device == "cuda" else None
+        process = RunnerProcess(
+            self._work, threads=runner_input.threads, gpu=gpu, module=self._settings.runner_module
+        )
+        keeper = CheckpointKeeper(self._context, self._lease, self._work, version=self._context.version)
+        self._heartbeat.guard(process.kill)
+        try:
+            has_ended = self._follow(process, keeper, deadline)
+        finally:
+            process.end(grace_s=self._settings.kill_grace_s)
+        if has_ended:
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _prepare(self) -> tuple[RunnerInput, float]:
+        """Make the folder ready.
+
+        Returns the runner's input, and the monotonic time at which the job must have ended.
+        """
+        with self._context.sessions() as session:
+            job = session.get_one(Job, self._lease.job_id)
+            add_log_fields(attempt=job.attempt)
+            used_s = _sum_up_attempts(session, job)
+            rows = checkpoints.list_newest_first(session, job.id)
+            model = session.get_one(Model, job.model_id)
+            dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
+        self._work.mkdir(parents=True, exist_ok=True)
+        # Before anything is read from the folder: a runner that was left behind may still write there.
+        end_predecessor(self._work, self._settings.runner_module)
+        version = self._context.version
+        warnings = prepare_folder(
+            self._work,
+            self._context.store,
+            rows,
+            start=job.starts,
+            version=version,
+            epoch=self._lease.epoch,
+        )
+        shutil.rmtree(self._work / OUTPUT_FOLDER, ignore_errors=True)
+        (self._work / CANCELLED_NAME).unlink(missing_ok=True)
+        if warnings:
+            self._verdict.write(lambda session: jobs.note_warnings(session, self._lease, warnings))
+        # After the session: fetching gigabytes must hold no transaction, least of all SQLite's only writer.
+        runner_input = self._make_input(job, model, dataset)
+        (self._work / INPUT_NAME).write_text(runner_input.model_dump_json())
+        left_s = runner_input.spec.resources.timeout_s - used_s
+        return runner_input, time.monotonic() + left_s
+
+    def _make_input(self, job: Job, model: Model, dataset: Dataset | None) -> RunnerInput:
+        spec = JobSpec.model_validate_json(json.dumps(job.resolved_spec))
+        inputs = self._context.inputs.into(self._work)
+        return RunnerInput(
+            job_id=job.id,
+            attempt=job.attempt,
+            spec_sha256=job.spec_sha256,
+            spec=spec,
+            model=model_input(model, inputs),
+            dataset=dataset_input(dataset, inputs) if dataset else None,
+            threads=self._settings.runner_threads,
+            device=_choose_device(spec, self._slot),
+        )
+
+    def _follow(self, process: RunnerProcess, keeper: CheckpointKeeper, deadline: float) -> bool:
+        """Record what the runner says until it ends; returns whether the job has ended for good."""
+        outcome = _Outcome()
+        with keeper:
+            while not process.is_done():
+                outcome = self._hear_all(process, keeper, outcome, timeout_s=_POLL_S)
+                self._require_lease(keeper)
+                if self._shall_stop() or self._stall.is_over or time.monotonic() > deadline:
+                    break
+            is_done = process.is_done()
+            outcome = self._end(process, keeper, outcome)
+            if outcome.finished:
+                keeper.drop()
+        # The keeper is done: what the job is given back with can be had by whoever takes it next.
+        self._require_lease(keeper)
+        return self._conclude(process, outcome, is_done=is_done, is_late=time.monotonic() > deadline)
+
+    def _shall_stop(self) -> bool:
+        heartbeat = self._heartbeat
+        return (
+            heartbeat.cancel_requested.is_set()
+            or heartbeat.pause_requested.is_set()
+            or self._context.draining.is_set()
+        )
+
+    def _end(self, process: RunnerProcess, keeper: CheckpointKeeper, outcome: _Outcome) -> _Outcome:
+        """Ask a runner that still runs to stop, hear its last words, and see it gone."""
+        if self._heartbeat.cancel_requested.is_set():
+            (self._work / CANCELLED_NAME).touch()
+        process.end(grace_s=self._settings.kill_grace_s)
+        return self._hear_all(process, keeper, outcome, timeout_s=0.0)
+
+    def _require_lease(self, keeper: CheckpointKeeper) -> None:
+        if self._heartbeat.lost.is_set():
+            keeper.drop()
+            raise StaleLease(self._lease)
+
+    def _hear_all(
+        self, process: RunnerProcess, keeper: CheckpointKeeper, outcome: _Outcome, *, timeout_s: float
+    ) -> _Outcome:
+        for message in process.messages(timeout_s=timeout_s):
+            self._stall.hear(message)
+            outcome = self._hear(message, keeper, outcome)
+        return outcome
+
+    def _hear(self, message: RunnerMessage, keeper: CheckpointKeeper, outcome: _Outcome) -> _Outcome:
+        match message:
+            case Finished():
+                return _Outcome(finished=True)
+            case Failed():
+                return _Outcome(failed=message)
+            case CheckpointWritten():
+                keeper.want(Place(message.stage, message.step))
+            case MemoryRanOut():
+                self._verdict.write(
+                    lambda session: jobs.note_class(
+                        session, self._lease, AttemptClass.RESOURCE, message.detail
+                    )
+                )
+            case StageStarted() | StageFinished() | Progress():
+                self._record(message)
+                if isinstance(message, StageFinished) and not message.skipped:
+                    keeper.want(Place(message.stage, None))
+        return outcome
+
+    def _record(self, message: StageStarted | StageFinished | Progress) -> None:
+        data = message.model_dump(mode="json", exclude={"type", "stage", "data"})
+        progress = data if isinstance(message, Progress) else None
+        extra = {} if isinstance(message, StageStarted) else message.data
+        resumed_at = extra.get("resumed_at")
+
+        def change(session: Session) -> None:
+            jobs.record(
+                session, self._lease, message.type, data | extra, stage=message.stage, progress=progress
+            )
+            if isinstance(message, StageFinished) and message.skipped:
+                jobs.note_resumed(session, self._lease, stage=message.stage, step=None)
+            elif isinstance(resumed_at, int):
+                jobs.note_resumed(session, self._lease, stage=message.stage, step=resumed_at)
+
+        self._verdict.write(change)
+
+    def _conclude(self, process: RunnerProcess, outcome: _Outcome, *, is_done: bool, is_late: bool) -> bool:
+        """Write the end of the attempt; returns whether the job has ended for good."""
+        verdict = self._verdict
+        if self._heartbeat.cancel_requested.is_set():
+            verdict.cancel(self._work)
+            return True
+        if outcome.finished:
+            verdict.succeed(self._work)
+            return True
+        if outcome.failed is not None:
+            fields = {"job_id": self._lease.job_id, "log": process.log_tail()}
+            _log.warning("job failed", extra=fields)
+            return verdict.fail(outcome.failed.problem, outcome.failed.blame, artifacts=self._work)
+        if is_done:
+            self._tell_death(process, process.describe_exit())
+            verdict.crash(process.describe_exit(), ended=AttemptEnd.CRASHED)
+        elif is_late:
+            return verdict.fail(_timeout(), Blame.USER, artifacts=self._work)
+        elif self._heartbeat.pause_requested.is_set():
+            verdict.pause()
+        elif self._context.draining.is_set():
+            verdict.release()
+        else:
+            detail = f"no step for {self._settings.stall_timeout_s:g} s, though the process lived"
+            self._tell_death(process, detail)
+            verdict.crash(detail, ended=AttemptEnd.STALLED)
+        return False
+
+    def _tell_death(self, process: RunnerProcess, detail: str) -> None:
+        fields = {"job_id": self._lease.job_id, "detail": detail, "log": process.log_tail()}
+        _log.warning("runner died", extra=fields)
+
+
+def _timeout() -> Problem:
+    return JobTimeout("the job ran longer than its resources.timeout_s").problem()
+
+
+def _choose_device(spec: JobSpec, slot: Slot) -> Device:
+    if spec.resources.device == "auto":
+        return "cpu" if slot.gpu is None else "cuda"
+    return spec.resources.device
+
+
+def _sum_up_attempts(session: Session, job: Job) -> float:
+    """Return how long the job has run, over all attempts since its user last asked for it.
+
+    An attempt whose worker fell silent counts to its last beat, and the running one to now.
+    """
+    now = session.scalar(select(now_plus()))
+    attempts = session.scalars(
+        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.epoch > job.retried_epoch)
+    )
+    return sum((_end_of(one, now) - one.started_at).total_seconds() for one in attempts)
+
+
+def _end_of(attempt: JobAttempt, now: datetime | None) -> datetime:
+    assert now is not None
+    if attempt.ended == AttemptEnd.LOST and attempt.last_beat_at is not None:
+        return attempt.last_beat_at
+    return attempt.ended_at or now

@@ -1,0 +1,1 @@
+"""Criteria of whole blocks: one file each, found by a scan."""
