@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from psycopg.errors import IdleInTransactionSessionTimeout
 from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -25,6 +27,9 @@ _PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+# A process stopped in the middle of a transaction keeps the locks of its rows, and its job could not be
+# taken over: its kernel still answers, so that no keepalive notices. Postgres ends such a session.
+IDLE_IN_TRANSACTION_S = 20.0
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -74,7 +79,10 @@ def make_engine(database_url: str) -> Engine:
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() != "sqlite":
         given = {name: value for name, value in _PATIENCE.items() if name not in url.query}
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=given)
+        engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=given)
+        event.listen(engine, "connect", _configure_postgresql)
+        event.listen(engine, "handle_error", _know_as_away, retval=True)
+        return engine
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30.0})
@@ -98,6 +106,22 @@ def transaction(sessions: Sessions) -> Iterator[Session]:
 def _begin_sqlite(connection: Connection) -> None:
     reads_only = connection.get_execution_options().get("reads_only", False)
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def _configure_postgresql(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    # A statement, not a startup option: poolers between us and Postgres refuse options that they do not know.
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {1000 * IDLE_IN_TRANSACTION_S:.0f}")
+    cursor.close()
+    connection.commit()
+
+
+def _know_as_away(context: ExceptionContext) -> OperationalError | None:
+    """Make a session that Postgres has ended for its silence the error that any other lost session is."""
+    error = context.original_exception
+    if not isinstance(error, IdleInTransactionSessionTimeout):
+        return None
+    return OperationalError(context.statement, context.parameters, error, connection_invalidated=True)
 
 
 def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -1,0 +1,29 @@
+"""What a database connection of ours promises."""
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from app.core import db
+
+
+def test_a_process_that_falls_asleep_in_a_transaction_does_not_keep_its_locks(postgres, monkeypatch):
+    monkeypatch.setattr(db, "IDLE_IN_TRANSACTION_S", 0.5)
+    url = postgres.create_database("asleep")
+    sleeper, other = db.make_engine(url), db.make_engine(url)
+    with other.begin() as connection:
+        connection.execute(text("CREATE TABLE leases (id int)"))
+        connection.execute(text("INSERT INTO leases VALUES (1)"))
+    with sleeper.connect() as asleep:
+        asleep.execute(text("SELECT id FROM leases FOR UPDATE"))
+        # Without a limit this waits for as long as the first one is quiet.
+        with other.begin() as awake:
+            awake.execute(text("SET LOCAL lock_timeout = '60s'"))
+            awake.execute(text("UPDATE leases SET id = 2"))
+        with pytest.raises(OperationalError) as raised:
+            asleep.execute(text("UPDATE leases SET id = 3"))
+    assert raised.value.connection_invalidated
+    with sleeper.begin() as connection:
+        assert connection.execute(text("SELECT id FROM leases")).scalars().all() == [2]
+    sleeper.dispose()
+    other.dispose()
