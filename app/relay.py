@@ -19,6 +19,8 @@ from app.webhook_sender import WebhookSender
 
 _log = logging.getLogger(__name__)
 _CLEAN_EVERY_S = 600.0
+# A training writes a checkpoint a minute, and each replaces one.
+_COLLECT_RELEASED_EVERY_S = 60.0
 # A list of all that the store has: for bytes that lost their account, which is rare.
 _ADOPT_EVERY_S = 86_400.0
 
@@ -63,16 +65,19 @@ def _carry_hints(sessions: Sessions, settings: Settings, stop: threading.Event) 
 
 def _keep_clean(sessions: Sessions, settings: Settings, stop: threading.Event) -> None:
     store = open_store(settings)
-    next_adopt = time.monotonic()
+    next_clean = next_adopt = time.monotonic()
     while not stop.is_set():
         try:
-            clean(sessions, store, settings)
+            garbage.collect_released(sessions, store)
+            if time.monotonic() >= next_clean:
+                next_clean = time.monotonic() + _CLEAN_EVERY_S
+                clean(sessions, store, settings)
             if time.monotonic() >= next_adopt:
                 garbage.adopt_unknown(sessions, store, grace_s=settings.store_grace_s)
                 next_adopt = time.monotonic() + _ADOPT_EVERY_S
         except (SQLAlchemyError, OSError, SecateurError) as error:
             _log.warning("cleaning waits", extra={"error": str(error)})
-        stop.wait(_CLEAN_EVERY_S)
+        stop.wait(_COLLECT_RELEASED_EVERY_S)
 
 
 def sweep(sessions: Sessions, settings: Settings) -> None:

@@ -66,9 +66,7 @@ def run_rows(
     """Run every row; returns the results in order. Raises RuntimeError naming the jobs that failed."""
     console = Console()
     output.mkdir(parents=True, exist_ok=True)
-    # Checkpoints that were replaced go after minutes: an hour's worth of a transformer's fills a disk.
-    settings = {"worker_slots": slots, "runner_threads": 1, "store_grace_s": 120.0}
-    with serving(output / "data", **settings) as url, Client(url) as client:
+    with serving(output / "data", worker_slots=slots, runner_threads=1) as url, Client(url) as client:
         ids = _submit(client, rows, models=models, datasets=datasets)
         jobs = _follow(client, ids, console)
         failed = [f"{label}: {job['error']['detail']}" for label, job in jobs.items() if job["error"]]

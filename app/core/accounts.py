@@ -13,6 +13,7 @@ What holds a row in one transaction is always an UPDATE, which both databases se
 
 import time
 from collections.abc import Iterable
+from datetime import datetime
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,6 +26,8 @@ from app.core.tables import Blob
 
 _PATIENCE_S = 30.0
 _POLL_S = 0.1
+# Bytes that were released count as untouched for so long, whatever the grace: ten years.
+RELEASED_S = 10 * 365 * 86_400.0
 
 
 def announce(sessions: Sessions, sha256: str, size_bytes: int, *, patience_s: float = _PATIENCE_S) -> None:
@@ -48,6 +51,22 @@ def refer(session: Session, digests: Iterable[str]) -> None:
         ).one_or_none()
         if held is None:
             raise BlobGone(f"the store lost the bytes {sha256} since they were uploaded; upload them again")
+
+
+def release(session: Session, digests: Iterable[str], *, since: datetime) -> None:
+    """Say that the row which held bytes `since` then is gone: without another, they may go without a grace.
+
+    What somebody has touched since, or is touching now, keeps its grace: it may be on its way to another row.
+    """
+    free = select(Blob.sha256).where(
+        Blob.sha256.in_(sorted(set(digests))), Blob.state == BlobState.PRESENT, Blob.touched_at <= since
+    )
+    # Locked rows are passed over: two transactions over the same bytes never wait for each other here.
+    session.execute(
+        update(Blob)
+        .where(Blob.sha256.in_(free.with_for_update(skip_locked=True)))
+        .values(touched_at=now_plus(-RELEASED_S), touches=Blob.touches + 1)
+    )
 
 
 def adopt(session: Session, sha256: str, size_bytes: int, *, age_s: float) -> bool:

@@ -1,7 +1,7 @@
 """Delete what nothing refers to any more, and never what something refers to (see app.core.accounts)."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,18 +33,20 @@ def collect(sessions: Sessions, store: BlobStore, *, grace_s: float) -> int:
 
     Any number of collectors may run; a reference of a kind that is not in app.core.references is not seen.
     """
-    deleted = 0
     with store.collecting() as takeover_s:
         if takeover_s is None:
             return 0
         store.drop_abandoned(max(grace_s, _ABANDONED_S))
-        for unused in (*find_unfinished(sessions, takeover_s), *find_unused(sessions, grace_s=grace_s)):
-            if mark(sessions, unused):
-                delete_marked(sessions, store, unused)
-                deleted += 1
-    if deleted:
-        _log.info("bytes collected", extra={"blobs": deleted})
-    return deleted
+        unused = (*find_unfinished(sessions, takeover_s), *find_unused(sessions, grace_s=grace_s))
+        return _delete(sessions, store, unused)
+
+
+def collect_released(sessions: Sessions, store: BlobStore) -> int:
+    """Delete bytes that were released and that no row speaks of; few are looked at, so it may run often."""
+    with store.collecting() as takeover_s:
+        if takeover_s is None:
+            return 0
+        return _delete(sessions, store, find_unused(sessions, grace_s=accounts.RELEASED_S / 2))
 
 
 def find_unused(sessions: Sessions, *, grace_s: float) -> list[Unused]:
@@ -86,6 +88,17 @@ def adopt_unknown(sessions: Sessions, store: BlobStore, *, grace_s: float) -> in
     unknown = [blob for blob in store.list_older_than(grace_s) if blob.sha256 not in known]
     with sessions.begin() as session:
         return sum(accounts.adopt(session, blob.sha256, blob.size_bytes, age_s=0.0) for blob in unknown)
+
+
+def _delete(sessions: Sessions, store: BlobStore, unused: Iterable[Unused]) -> int:
+    deleted = 0
+    for one in unused:
+        if mark(sessions, one):
+            delete_marked(sessions, store, one)
+            deleted += 1
+    if deleted:
+        _log.info("bytes collected", extra={"blobs": deleted})
+    return deleted
 
 
 def forget_idempotency_keys(session: Session, *, older_than_s: float) -> None:

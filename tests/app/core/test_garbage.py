@@ -6,6 +6,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import select, update
 
-from app.core import accounts, garbage, schema
+from app.core import accounts, checkpoints, garbage, jobs, schema
 from app.core.blobs import Blobs
 from app.core.db import make_engine, make_sessions, now_plus
 from app.core.ids import new_id
@@ -21,6 +22,7 @@ from app.core.references import referenced
 from app.core.states import BlobState
 from app.core.storage import BlobGone, BlobMissing, LocalStore, StoreUnavailable, reading
 from app.core.tables import Artifact, Blob, Dataset, Model
+from tests.app.core.conftest import new_job
 
 
 @pytest.fixture
@@ -94,6 +96,40 @@ def test_models_that_are_there_datasets_and_artifacts_hold_their_bytes(sessions,
         )
     assert garbage.collect(sessions, store, grace_s=0.0) == 2
     assert {name for name, sha256 in digests.items() if blobs.exists(sha256)} == {"ready", "artifact"}
+
+
+def test_replaced_checkpoints_go_without_a_grace_and_the_newest_two_stay(sessions, blobs, store, job_id):
+    with sessions.begin() as session:
+        lease = jobs.claim(session, job_id, "w", lease_s=30.0)
+    stage = write(blobs, b"stage")
+    steps = [write(blobs, f"step {step}".encode()) for step in range(4)]
+    for step, sha256 in enumerate(steps):
+        files = {"stage": {"sha256": stage, "size": 5}, f"{step}": {"sha256": sha256, "size": 6}}
+        with sessions.begin() as session:
+            checkpoints.save(session, lease, checkpoints.NewCheckpoint("finetune", step, "v", files))
+    assert garbage.collect_released(sessions, store) == 2
+    assert [blobs.exists(sha256) for sha256 in (stage, *steps)] == [True, False, False, True, True]
+    # Somebody uploads the same bytes: what is on its way to a row of its own keeps its grace.
+    write(blobs, b"step 3")
+    with sessions.begin() as session:
+        checkpoints.drop(session, job_id)
+    assert garbage.collect_released(sessions, store) == 2
+    assert [blobs.exists(sha256) for sha256 in (stage, *steps)] == [False, False, False, False, True]
+    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+
+
+def test_released_bytes_that_another_row_speaks_of_stay(sessions, blobs, store, model_id):
+    shared = write(blobs, b"of both")
+    for _ in range(2):
+        with sessions.begin() as session:
+            twin = jobs.create(session, new_job(model_id), hint_again_s=30.0).id
+            lease = jobs.claim(session, twin, "w", lease_s=30.0)
+            files = {"a": {"sha256": shared, "size": 7}}
+            checkpoints.save(session, lease, checkpoints.NewCheckpoint("finetune", 1, "v", files))
+    with sessions.begin() as session:
+        checkpoints.drop(session, twin)
+    assert garbage.collect_released(sessions, store) == 0
+    assert blobs.exists(shared)
 
 
 def a_model(name: str, sha256: str) -> Model:
@@ -303,6 +339,18 @@ class StepByStep(RuleBasedStateMachine):
     def forget(self, row):
         if self.live.pop(row, None):
             forget(self.sessions, row)
+
+    @rule(row=rows)
+    def forget_and_release(self, row):
+        # As if nobody could have touched the bytes since: the worst that a release may believe.
+        if sha256 := self.live.pop(row, None):
+            forget(self.sessions, row)
+            with self.sessions.begin() as session:
+                accounts.release(session, [sha256], since=datetime.max.replace(tzinfo=UTC))
+
+    @rule()
+    def collect_released(self):
+        garbage.collect_released(self.sessions, self.store)
 
     @rule(target=found, which=st.integers(0, 1))
     def look(self, which):
