@@ -1,5 +1,6 @@
 """Turn every error into application/problem+json (RFC 9457): ours, the framework's and the unexpected."""
 
+import errno
 import logging
 from http import HTTPStatus
 
@@ -29,6 +30,13 @@ from app.services.strict_json import pointer
 
 MEDIA_TYPE = "application/problem+json"
 _CLIENT_CLOSED_REQUEST = 499
+# What the machine has too little of now, and has again when others are done.
+_SHORT_OF = {
+    errno.EMFILE: "file descriptors",
+    errno.ENFILE: "file descriptors",
+    errno.ENOMEM: "memory",
+    errno.ENOBUFS: "network buffers",
+}
 _log = logging.getLogger(__name__)
 _BY_STATUS: dict[int, type[SecateurError]] = {
     error.status: error for error in (BadRequest, NotFound, NotAllowed, TooLarge, UnsupportedMedia)
@@ -41,6 +49,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handle_parameters)
     app.add_exception_handler(HTTPException, _handle_framework)
     app.add_exception_handler(OperationalError, _handle_database)
+    app.add_exception_handler(OSError, _handle_shortage)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(Exception, _handle_unexpected)
 
@@ -110,6 +119,15 @@ async def _handle_framework(request: Request, error: Exception) -> Response:
 async def _handle_database(request: Request, error: Exception) -> Response:
     _log.error("database unavailable", extra=_fields(request, error))
     return problem_response(request, Unavailable("the database did not answer in time; try again"))
+
+
+async def _handle_shortage(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    lacking = _SHORT_OF.get(error.errno or 0)
+    if lacking is None:
+        raise error
+    _log.error("out of resources", extra=_fields(request, error))
+    return problem_response(request, Unavailable(f"this server is out of {lacking}; try again"))
 
 
 async def _handle_disconnect(request: Request, error: Exception) -> Response:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import resource
 import socket
 
 import pytest
@@ -153,6 +155,22 @@ def test_a_database_that_does_not_answer_is_503_and_may_be_tried_again(client, p
     assert answer.headers["Retry-After"] == "1"
     problem = check_problem(ready, 503, "unavailable")
     assert [item["code"] for item in problem["errors"]] == ["database_unreachable"]
+
+
+def test_a_server_without_descriptors_is_503_and_takes_the_same_upload_later(client):
+    assert client.get("/v1/models").status_code == 200  # its connection to the database is open
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        answer = uploads.upload_model(client)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    problem = check_problem(answer, 503, "unavailable")
+    assert "file descriptors" in problem["detail"]
+    assert answer.headers["Retry-After"] == "1"
+    assert uploads.upload_model(client).status_code == 201
 
 
 def test_a_job_is_visible_before_its_creation_is_answered(client, parts, model_id):
