@@ -1,7 +1,8 @@
 """Delete what nothing refers to any more, and never what something refers to (see app.core.accounts)."""
 
 import logging
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,12 +11,15 @@ from sqlalchemy.orm import Session
 
 from app.core import accounts
 from app.core.db import Sessions, now_plus
+from app.core.errors import SecateurError
 from app.core.references import referenced
 from app.core.states import BlobState
 from app.core.storage import BlobStore
 from app.core.tables import Blob, IdempotencyKey
 
 _log = logging.getLogger(__name__)
+# So many that cannot be deleted in one round are the store's trouble, and not theirs.
+_MOST_FAILURES = 5
 # However short the grace: an upload over a slow line may pause, and is still one.
 _ABANDONED_S = 3600.0
 
@@ -37,7 +41,7 @@ def collect(sessions: Sessions, store: BlobStore, *, grace_s: float) -> int:
         if takeover_s is None:
             return 0
         store.drop_abandoned(max(grace_s, _ABANDONED_S))
-        unused = (*find_unfinished(sessions, takeover_s), *find_unused(sessions, grace_s=grace_s))
+        unused = [*find_unfinished(sessions, takeover_s), *find_unused(sessions, grace_s=grace_s)]
         return _delete(sessions, store, unused)
 
 
@@ -53,6 +57,8 @@ def find_unused(sessions: Sessions, *, grace_s: float) -> list[Unused]:
     """Return what may be deleted unless it is touched from now on."""
     with _reading(sessions) as session:
         old = _read(session, Blob.state != BlobState.DELETING, older_than_s=grace_s)
+    if not old:
+        return []
     # After the accounts: what is referred to from now on touches its account, and so keeps its bytes.
     with _reading(sessions) as session:
         used = referenced(session, (unused.sha256 for unused in old))
@@ -90,12 +96,20 @@ def adopt_unknown(sessions: Sessions, store: BlobStore, *, grace_s: float) -> in
         return sum(accounts.adopt(session, blob.sha256, blob.size_bytes, age_s=0.0) for blob in unknown)
 
 
-def _delete(sessions: Sessions, store: BlobStore, unused: Iterable[Unused]) -> int:
-    deleted = 0
-    for one in unused:
-        if mark(sessions, one):
-            delete_marked(sessions, store, one)
-            deleted += 1
+def _delete(sessions: Sessions, store: BlobStore, unused: list[Unused]) -> int:
+    """Delete all that can be; raises the last error once too many cannot."""
+    deleted = failed = 0
+    # In any order: what cannot be deleted keeps nothing else from it, in this round or in another.
+    for one in random.sample(unused, len(unused)):
+        try:
+            if mark(sessions, one):
+                delete_marked(sessions, store, one)
+                deleted += 1
+        except (SecateurError, OSError) as error:
+            _log.warning("bytes not deleted", extra={"sha256": one.sha256, "error": str(error)})
+            failed += 1
+            if failed >= _MOST_FAILURES:
+                raise
     if deleted:
         _log.info("bytes collected", extra={"blobs": deleted})
     return deleted

@@ -2,18 +2,29 @@
 
 from collections.abc import Callable, Iterable
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.core.states import ModelStatus
 from app.core.tables import Artifact, Dataset, JobCheckpoint, JsonObject, Model
 
-Source = Callable[[Session], Iterable[tuple[str, str]]]
+Wanted = frozenset[str] | None  # None: all
+Source = Callable[[Session, Wanted], Iterable[tuple[str, str]]]
+# As many as a statement may have parameters, and longer lists are quicker read whole.
+_MOST_ASKED_FOR = 500
 
 
-def _column(kind: str, query: Select[str, str]) -> Source:
+def _column(kind: str, column: InstrumentedAttribute[str], name: ColumnElement[str]) -> Source:
     """Digests that a column holds, each with what names its row."""
-    return lambda session: ((sha256, f"{kind} {name}") for sha256, name in session.execute(query))
+
+    def read(session: Session, wanted: Wanted) -> Iterable[tuple[str, str]]:
+        query = select(column, name)
+        if wanted is not None and len(wanted) <= _MOST_ASKED_FOR:
+            query = query.where(column.in_(wanted))
+        for sha256, row_name in session.execute(query):
+            yield sha256, f"{kind} {row_name}"
+
+    return read
 
 
 def _files(
@@ -24,7 +35,7 @@ def _files(
 ) -> Source:
     """Digests in a JSON column of the form {role: {sha256, …}}."""
 
-    def read(session: Session) -> Iterable[tuple[str, str]]:
+    def read(session: Session, _: Wanted) -> Iterable[tuple[str, str]]:
         for files, row_id in session.execute(select(column, name).where(*where)):
             for role, file in files.items():
                 yield str(file["sha256"]), f"{kind} {row_id} ({role})"
@@ -36,7 +47,7 @@ def _files(
 SOURCES: tuple[Source, ...] = (
     _files("model", Model.files, Model.id, Model.status != ModelStatus.REJECTED, Model.deleted_at.is_(None)),
     _files("dataset", Dataset.files, Dataset.id, Dataset.deleted_at.is_(None)),
-    _column("artifact", select(Artifact.sha256, Artifact.job_id + "/" + Artifact.name)),
+    _column("artifact", Artifact.sha256, Artifact.job_id + "/" + Artifact.name),
     _files("checkpoint of job", JobCheckpoint.files, JobCheckpoint.job_id),
 )
 
@@ -47,6 +58,6 @@ def referenced(session: Session, among: Iterable[str] | None = None) -> dict[str
     return {
         sha256: row
         for source in SOURCES
-        for sha256, row in source(session)
+        for sha256, row in source(session, wanted)
         if wanted is None or sha256 in wanted
     }

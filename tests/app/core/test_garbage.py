@@ -98,6 +98,39 @@ def test_models_that_are_there_datasets_and_artifacts_hold_their_bytes(sessions,
     assert {name for name, sha256 in digests.items() if blobs.exists(sha256)} == {"ready", "artifact"}
 
 
+def test_bytes_that_cannot_be_deleted_keep_nothing_else_from_it(sessions, blobs, store, monkeypatch):
+    digests = [write(blobs, str(n).encode()) for n in range(8)]
+    stuck = digests[0]
+    delete = store.delete
+
+    def refuse(sha256):
+        if sha256 == stuck:
+            raise PermissionError("held for legal reasons")
+        delete(sha256)
+
+    monkeypatch.setattr(store, "delete", refuse)
+    for _ in range(2):
+        garbage.collect(sessions, store, grace_s=0.0)
+    assert {blob.sha256 for blob in store.list_older_than(-1.0)} == {stuck}
+    monkeypatch.undo()
+    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+
+
+def test_a_store_that_deletes_nothing_is_not_asked_for_everything(sessions, blobs, store, monkeypatch):
+    for n in range(20):
+        write(blobs, str(n).encode())
+    asked = []
+
+    def refuse(sha256):
+        asked.append(sha256)
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(store, "delete", refuse)
+    with pytest.raises(StoreUnavailable):
+        garbage.collect(sessions, store, grace_s=0.0)
+    assert len(asked) < 20
+
+
 def test_replaced_checkpoints_go_without_a_grace_and_the_newest_two_stay(sessions, blobs, store, job_id):
     with sessions.begin() as session:
         lease = jobs.claim(session, job_id, "w", lease_s=30.0)
