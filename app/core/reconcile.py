@@ -83,13 +83,19 @@ class Reconciler:
             if is_deep:
                 reading.verify(self._blobs.bytes, sha256)
         except BlobMissing:
-            yield self._missing(sha256, row, account)
+            # A running job may have replaced its checkpoint since the rows were read.
+            if self._is_still_used(sha256):
+                yield self._missing(sha256, row, account)
         except BlobDamaged as error:
             is_repaired = self._repair and self._blobs.quarantine(sha256)
             detail = f"{row}: {error.detail}"
             yield Finding(FindingKind.DAMAGED, sha256, detail, is_repaired=is_repaired)
         else:
             yield from self._check_account(sha256, row, account, size_bytes=size_bytes)
+
+    def _is_still_used(self, sha256: str) -> bool:
+        with self._sessions() as session:
+            return bool(referenced(session, (sha256,)))
 
     def _missing(self, sha256: str, row: str, account: _Account | None) -> Finding:
         if account is not None and account.state in (BlobState.DAMAGED, BlobState.MISSING):

@@ -113,6 +113,21 @@ def test_missing_and_damaged_bytes_are_told_with_the_row_that_speaks_of_them(ins
     assert ask(installation).is_healthy
 
 
+def test_a_checkpoint_that_is_replaced_meanwhile_is_no_fault(installation, sessions, blobs, monkeypatch):
+    sha256 = add(sessions, blobs, b"a checkpoint, say")
+    store = type(blobs.bytes)
+    size = store.size
+
+    def size_after_it_went(self, one):
+        with sessions.begin() as session:
+            session.execute(update(Dataset).values(deleted_at=now_plus()))
+        self.delete(sha256)
+        return size(self, one)
+
+    monkeypatch.setattr(store, "size", size_after_it_went)
+    assert ask(installation, repair=True).findings == ()
+
+
 def test_bytes_that_the_database_never_heard_of_are_told_and_deleted_on_demand(installation, sessions, blobs):
     used = add(sessions, blobs, b"used")
     with blobs.bytes.stage() as staged:
