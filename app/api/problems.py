@@ -6,13 +6,15 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.api.answers import json_bytes
 from app.api.openapi import allowed_methods
 from app.api.request_id import HEADER, request_id_of
+from app.core.db import is_full
 from app.core.errors import (
     ERROR_TYPE_PREFIX,
     BadRequest,
@@ -22,10 +24,12 @@ from app.core.errors import (
     NotFound,
     Problem,
     SecateurError,
+    StorageFull,
     TooLarge,
     Unavailable,
     UnsupportedMedia,
 )
+from app.core.probes import say
 from app.services.strict_json import pointer
 
 MEDIA_TYPE = "application/problem+json"
@@ -48,7 +52,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SecateurError, _handle_ours)
     app.add_exception_handler(RequestValidationError, _handle_parameters)
     app.add_exception_handler(HTTPException, _handle_framework)
-    app.add_exception_handler(OperationalError, _handle_database)
+    for away in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(away, _handle_database)
     app.add_exception_handler(OSError, _handle_shortage)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(Exception, _handle_unexpected)
@@ -117,8 +122,10 @@ async def _handle_framework(request: Request, error: Exception) -> Response:
 
 
 async def _handle_database(request: Request, error: Exception) -> Response:
-    _log.error("database unavailable", extra=_fields(request, error))
-    return problem_response(request, Unavailable("the database did not answer in time; try again"))
+    _log.error("database unavailable", extra=_fields(request, error) | {"found": say(error)})
+    if is_full(error):
+        return problem_response(request, StorageFull("the database has no room left; nothing was kept"))
+    return problem_response(request, Unavailable("the database cannot be used at the moment; try again"))
 
 
 async def _handle_shortage(request: Request, error: Exception) -> Response:

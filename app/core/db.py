@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from psycopg.errors import IdleInTransactionSessionTimeout
+from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -103,6 +103,12 @@ def transaction(sessions: Sessions) -> Iterator[Session]:
         yield session
 
 
+def is_full(error: BaseException) -> bool:
+    """Tell whether a database error says that its disk has no room."""
+    cause = getattr(error, "orig", None)
+    return isinstance(cause, DiskFull) or "disk is full" in str(cause)
+
+
 def _begin_sqlite(connection: Connection) -> None:
     reads_only = connection.get_execution_options().get("reads_only", False)
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
@@ -117,10 +123,15 @@ def _configure_postgresql(connection: DBAPIConnection, _: ConnectionPoolEntry) -
 
 
 def _know_as_away(context: ExceptionContext) -> OperationalError | None:
-    """Make a session that Postgres has ended for its silence the error that any other lost session is."""
+    """Make what is a lost session to us the error that other lost sessions are.
+
+    One that Postgres has ended for its silence, and one to a server that only reads: after a failover the
+    other server is found by connecting again.
+    """
     error = context.original_exception
-    if not isinstance(error, IdleInTransactionSessionTimeout):
+    if not isinstance(error, IdleInTransactionSessionTimeout | ReadOnlySqlTransaction):
         return None
+    context.is_disconnect = True
     return OperationalError(context.statement, context.parameters, error, connection_invalidated=True)
 
 

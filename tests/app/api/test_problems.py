@@ -8,7 +8,8 @@ import socket
 
 import pytest
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.services import health
 from tests.support import uploads
@@ -155,6 +156,26 @@ def test_a_database_that_does_not_answer_is_503_and_may_be_tried_again(client, p
     assert answer.headers["Retry-After"] == "1"
     problem = check_problem(ready, 503, "unavailable")
     assert [item["code"] for item in problem["errors"]] == ["database_unreachable"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (PoolTimeout("QueuePool limit of size 10 overflow 20 reached"), 503, "unavailable"),
+        (InterfaceError("SELECT", {}, Exception("the connection is closed")), 503, "unavailable"),
+        (OperationalError("INSERT", {}, Exception("database or disk is full")), 507, "storage_full"),
+    ],
+)
+def test_each_way_in_which_a_database_is_away_may_be_tried_again(client, parts, error, status, code):
+    def fail(*_):
+        raise error
+
+    event.listen(parts.engine, "before_cursor_execute", fail)
+    try:
+        answer = client.get("/v1/jobs")
+    finally:
+        event.remove(parts.engine, "before_cursor_execute", fail)
+    assert check_problem(answer, status, code)["retryable"] is True
 
 
 def test_a_server_without_descriptors_is_503_and_takes_the_same_upload_later(client):

@@ -27,3 +27,20 @@ def test_a_process_that_falls_asleep_in_a_transaction_does_not_keep_its_locks(po
         assert connection.execute(text("SELECT id FROM leases")).scalars().all() == [2]
     sleeper.dispose()
     other.dispose()
+
+
+def test_a_server_that_only_reads_is_left_for_another(postgres):
+    """After a failover the connection leads to what is a standby now; the next one leads to its successor."""
+    url = postgres.create_database("standby")
+    engine = db.make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE jobs (id int)"))
+    postgres.execute("ALTER DATABASE standby SET default_transaction_read_only = on")
+    engine.dispose()
+    with pytest.raises(OperationalError) as raised, engine.begin() as connection:
+        connection.execute(text("INSERT INTO jobs VALUES (1)"))
+    assert raised.value.connection_invalidated
+    postgres.execute("ALTER DATABASE standby SET default_transaction_read_only = off")
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO jobs VALUES (1)"))
+    engine.dispose()
