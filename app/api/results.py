@@ -79,6 +79,8 @@ def get_artifact(
     """
     artifact = results.read_artifact(session, job_id, name)
     file = StoredFile(name, artifact.media_type, artifact.sha256, artifact.size_bytes)
+    # To check a large file takes longer than a transaction may be silent.
+    session.close()
     return file_answer(request, file, parts.store, parts.settings)
 
 

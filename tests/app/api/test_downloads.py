@@ -151,6 +151,24 @@ def test_a_range_of_a_damaged_large_file_is_refused(served, job_id, tmp_path):
     assert (answer.status_code, answer.json()["code"]) == (500, "blob_damaged")
 
 
+def test_no_transaction_is_open_while_a_large_file_is_checked(served, job_id, tmp_path, monkeypatch):
+    """Postgres would end it: to read a file of gigabytes takes longer than a session may be silent."""
+    finish(served, job_id, tmp_path, LARGE)
+    parts = served.app.state.parts
+    parts.settings.__dict__["download_redirect_bytes"] = LARGE + 1
+    in_use = []
+    verify = parts.store.verify
+
+    def watched(sha256):
+        in_use.append(parts.engine.pool.checkedout())
+        verify(sha256)
+
+    monkeypatch.setattr(parts.store, "verify", watched)
+    with served.http() as http:
+        assert http.get(url(job_id), headers={"Range": "bytes=0-3"}).status_code == 206
+    assert in_use == [0]
+
+
 def test_a_file_of_another_size_than_its_row_says_is_damaged(served, job_id, tmp_path):
     data = finish(served, job_id, tmp_path, LARGE)
     sha256 = hashlib.sha256(data).hexdigest()
