@@ -32,6 +32,8 @@ def make_celery(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
+        # By default a worker gives up after 100 tries, three quarters of an hour, and hears nothing any more.
+        broker_connection_max_retries=None,
         broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
     )
     if broker_url.startswith("filesystem://"):
