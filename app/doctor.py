@@ -10,18 +10,17 @@ from kombu.exceptions import OperationalError as BrokerError
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core import schema
 from app.core.blobs import open_blobs
 from app.core.config import Settings
-from app.core.db import make_engine, make_sessions
+from app.core.db import make_sessions
 from app.core.errors import SecateurError
 from app.core.probes import say
-from app.core.queue import make_celery
 from app.core.reconcile import Finding, Reconciler, tell_ages
-from app.core.storage import open_store
+from app.core.startup import CannotStart, open_broker, open_database, open_store
+from app.core.urls import mask_url
 
 _BROKER_TIMEOUT_S = 5.0
 _SHOWN = 100
@@ -57,10 +56,10 @@ def diagnose(
     settings: Settings, *, repair: bool, is_deep: bool, tick: Callable[[int, int], None]
 ) -> Diagnosis:
     """Ask every part, then compare rows and bytes; with `repair`, put right what can be."""
-    engine = make_engine(settings.database_url) if _is_there(settings) else None
+    engine, database = _open_database(settings)
     try:
         checks = (
-            _check_database(engine, settings),
+            database,
             _check_store(settings),
             _check_broker(settings),
             _check_disk(settings),
@@ -106,17 +105,21 @@ def _mark(finding: Finding) -> str:
     return "FAULT" if finding.is_fault else "note"
 
 
-def _is_there(settings: Settings) -> bool:
-    """Tell whether there is a database to ask: opening one of SQLite would make it."""
-    url = make_url(settings.database_url)
-    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
-
-
-def _check_database(engine: Engine | None, settings: Settings) -> Check:
-    shown = make_url(settings.database_url).render_as_string(hide_password=True)
-    if engine is None:
+def _open_database(settings: Settings) -> tuple[Engine | None, Check]:
+    """Return the engine, None where there is no database to ask: opening one of SQLite would make it."""
+    shown = mask_url(settings.database_url)
+    scheme, _, path = settings.database_url.partition(":///")
+    if scheme == "sqlite" and not Path(path).is_file():
         detail = f"expected a database at {shown}, found none; set --data-dir or SECATEUR_DATABASE_URL"
-        return Check("database", is_ok=False, detail=detail)
+        return None, Check("database", is_ok=False, detail=detail)
+    try:
+        engine = open_database(settings)
+    except CannotStart as error:
+        return None, Check("database", is_ok=False, detail=str(error))
+    return engine, _check_database(engine, shown)
+
+
+def _check_database(engine: Engine, shown: str) -> Check:
     try:
         found = schema.find(engine)
     except SQLAlchemyError as error:
@@ -132,17 +135,20 @@ def _check_store(settings: Settings) -> Check:
     try:
         store = open_store(settings)
         store.check(write=True)
-    except (SecateurError, ValueError, OSError) as error:
+    except CannotStart as error:
+        return Check("store", is_ok=False, detail=str(error))
+    except (SecateurError, OSError) as error:
         return Check("store", is_ok=False, detail=say(error))
     return Check("store", is_ok=True, detail=store.location)
 
 
 def _check_broker(settings: Settings) -> Check:
-    url = settings.broker_url
-    shown = url if url.startswith("filesystem://") else make_url(url).render_as_string(hide_password=True)
+    shown = mask_url(settings.broker_url)
     try:
-        with make_celery(url).connection_for_write() as connection:
+        with open_broker(settings).connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
+    except CannotStart as error:
+        return Check("broker", is_ok=False, detail=str(error))
     except (BrokerError, OSError, ValueError) as error:
         detail = f"expected a broker at {shown}, found: {say(error)}; set SECATEUR_BROKER_URL"
         return Check("broker", is_ok=False, detail=detail)

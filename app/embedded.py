@@ -24,7 +24,7 @@ from app.core.addresses import is_loopback
 from app.core.config import Settings
 from app.core.db import make_engine, make_sessions
 from app.core.job_writes import name_owner
-from app.core.startup import check_database_answers
+from app.core.startup import check_database_answers, check_parts
 
 _log = logging.getLogger(__name__)
 _READY_WITHIN_S = 60.0
@@ -46,6 +46,8 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     with _exclusive(settings):
         settings = _with_free_port(settings)
         _migrate(settings)
+        # Here, where it is said in a sentence, and not in the logs of three children.
+        check_parts(settings)
         children = _children(settings)
         try:
             for child in children:

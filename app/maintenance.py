@@ -13,9 +13,8 @@ from rich.progress import Progress, TaskID
 
 from app.core import schema
 from app.core.config import Settings
-from app.core.db import make_engine
 from app.core.logs import configure_logging
-from app.core.startup import check_database_answers, read_settings
+from app.core.startup import check_database_answers, open_database, read_settings
 from app.doctor import diagnose, show
 from app.moving import CannotMove, move, tables_of
 from app.sentences import or_a_sentence
@@ -41,7 +40,7 @@ def migrate_command(
         source = read_settings(data_dir=data_dir)
         if to is None and store is None:
             check_database_answers(source)
-            schema.upgrade(make_engine(source.database_url))
+            schema.upgrade(open_database(source))
             return
         if to is None or store is None:
             raise CannotMove("expected both --to DATABASE_URL and --store STORE_URL, found only one")

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 from app.core import accounts, job_returns, schema
 from app.core.blobs import Blobs, open_blobs
 from app.core.config import Settings
-from app.core.db import make_engine, make_sessions
+from app.core.db import make_sessions
 from app.core.job_writes import Lease
 from app.core.references import referenced
+from app.core.startup import open_database, open_store
 from app.core.states import BlobState, JobStatus
-from app.core.storage import BlobDamaged, BlobMissing, BlobStore, open_store, reading
+from app.core.storage import BlobDamaged, BlobMissing, BlobStore, reading
 from app.core.tables import Base, Blob, Job
 
 _CHUNK_ROWS = 200
@@ -37,12 +38,13 @@ def move(source: Settings, target: Settings, *, tick: Tick) -> dict[str, int]:
 
     The caller makes sure that nothing serves the source. Raises CannotMove, and leaves the source untouched.
     """
-    from_engine, to_engine = make_engine(source.database_url), make_engine(target.database_url)
+    from_engine, to_engine = open_database(source), open_database(target, said_by="--to")
     try:
+        to_store = open_store(target, said_by="--store")
         _refuse_other_schema(from_engine)
         schema.upgrade(to_engine)
         _refuse_rows(to_engine)
-        moved = _move_blobs(from_engine, source, open_store(target), tick)
+        moved = _move_blobs(from_engine, source, to_store, tick)
         counts = _move_rows(from_engine, to_engine, moved, tick)
         return counts | {"stored blobs": len(moved)}
     finally:

@@ -86,7 +86,7 @@ def check_database_answers(settings: Settings) -> None:
         engine.dispose()
 
 
-def open_database(settings: Settings) -> Engine:
+def open_database(settings: Settings, *, said_by: str = "SECATEUR_DATABASE_URL") -> Engine:
     """Make the engine; raises CannotStart for a URL that no database can have."""
     url = settings.database_url
     try:
@@ -95,24 +95,23 @@ def open_database(settings: Settings) -> Engine:
             return make_engine(url)
     except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
         raise CannotStart(
-            "SECATEUR_DATABASE_URL: expected sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME, "
+            f"{said_by}: expected sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME, "
             f"found {mask_url(url)!r} ({say(error)})"
         ) from error
     raise CannotStart(
-        f"SECATEUR_DATABASE_URL: expected a database of the kind {' or '.join(_DATABASES)}, "
-        f"found {mask_url(url)!r}"
+        f"{said_by}: expected a database of the kind {' or '.join(_DATABASES)}, found {mask_url(url)!r}"
     )
 
 
-def open_store(settings: Settings) -> BlobStore:
+def open_store(settings: Settings, *, said_by: str = "SECATEUR_STORE_URL") -> BlobStore:
     """Open the store; raises CannotStart for a URL that no store can have."""
     try:
         return storage.open_store(settings)
     except ValueError as error:
-        raise CannotStart(f"SECATEUR_STORE_URL: {say(error)}") from error
+        raise CannotStart(f"{said_by}: {say(error)}") from error
     except OSError as error:
         raise CannotStart(
-            "SECATEUR_STORE_URL: expected a folder that can be written, found "
+            f"{said_by}: expected a folder that can be written, found "
             f"{mask_url(settings.store_url)!r} ({say(error)}); make it, or give it to this user"
         ) from error
 

@@ -24,11 +24,11 @@ LONG_RUNNING = ("api", "relay", "worker")
 SECRET = "hunter2secret"
 
 
-def start(name: str, folder: Path, **environment: str) -> str:
+def start(name: str, folder: Path, *, arguments: tuple[str, ...] = (), **environment: str) -> str:
     """Start a process that must refuse; returns its sentence."""
     env = dict(os.environ) | {"SECATEUR_DATA_DIR": str(folder), "SECATEUR_START_WAIT_S": "0"} | environment
     done = subprocess.run(
-        [sys.executable, *COMMANDS[name]], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, *COMMANDS[name], *arguments], env=env, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -88,7 +88,7 @@ def test_a_database_of_a_newer_version(name, migrated):
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
 
 
-@pytest.mark.parametrize("name", LONG_RUNNING)
+@pytest.mark.parametrize("name", [*LONG_RUNNING, "serve"])
 def test_a_broker_that_does_not_answer(name, migrated):
     url = f"redis://:{SECRET}@127.0.0.1:{closed_port()}/0"
     sentence = start(name, migrated, SECATEUR_BROKER_URL=url)
@@ -101,7 +101,7 @@ def test_a_broker_url_that_cannot_be(migrated):
     assert "SECATEUR_BROKER_URL: expected one of redis://" in sentence
 
 
-@pytest.mark.parametrize("name", LONG_RUNNING)
+@pytest.mark.parametrize("name", [*LONG_RUNNING, "serve"])
 def test_a_store_that_cannot_be_written(name, migrated):
     (migrated / "file").touch()
     sentence = start(name, migrated, SECATEUR_STORE_URL=f"file://{migrated / 'file' / 'store'}")
@@ -111,6 +111,38 @@ def test_a_store_that_cannot_be_written(name, migrated):
 def test_a_store_url_that_cannot_be(migrated):
     sentence = start("api", migrated, SECATEUR_STORE_URL=f"ftp://me:{SECRET}@host/x")
     assert "store" in sentence.lower()
+
+
+@pytest.mark.parametrize(
+    ("to", "store", "said"),
+    [
+        ("nonsense", "file:///tmp/x", "--to: expected sqlite:///FILE or postgresql+psycopg://"),
+        (f"mysql://me:{SECRET}@db/x", "file:///tmp/x", "--to: expected a database of the kind"),
+        ("sqlite:////tmp/x/other.db", f"ftp://me:{SECRET}@host/x", "--store: "),
+    ],
+)
+def test_a_place_to_move_to_that_cannot_be(migrated, to, store, said):
+    sentence = start("migrate", migrated, arguments=("--to", to, "--store", store))
+    assert said in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE", f"mysql://me:{SECRET}@db/x"),
+        ("BROKER", f"kafka://me:{SECRET}@k"),
+        ("STORE", f"ftp://me:{SECRET}@host/x"),
+    ],
+)
+def test_doctor_says_of_which_part_the_url_cannot_be(migrated, name, url):
+    env = os.environ | {"SECATEUR_DATA_DIR": str(migrated), f"SECATEUR_{name}_URL": url}
+    command = [sys.executable, "-m", "app.cli", "doctor"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
+    assert row.split()[1] == name.lower()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
