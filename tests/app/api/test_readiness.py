@@ -1,5 +1,6 @@
 """Readiness names each part that is wrong; liveness asks nobody."""
 
+import resource
 import signal
 
 import pytest
@@ -7,6 +8,7 @@ from sqlalchemy import text
 
 from app.core.queue import make_celery
 from tests.app.api.test_problems import check_problem
+from tests.support import uploads
 from tests.support.service import Service, wait_for
 
 DATABASES = ("sqlite",)
@@ -48,6 +50,18 @@ def test_a_store_that_went_away_is_named(serve, tmp_path):
     incoming = tmp_path / "store" / "incoming"
     incoming.rmdir()
     assert faults(client) == {"/store": "store_not_writable"}
+
+
+def test_a_full_store_is_ready_for_what_it_has(serve):
+    client = serve()
+    assert client.get("/readyz").status_code == 200  # the connection to the database is open
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        upload, ready = uploads.upload_model(client), client.get("/readyz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (upload.status_code, ready.status_code) == (507, 200), ready.json()
 
 
 def test_a_broker_that_went_away_is_named_without_its_address(tmp_path, serve):
