@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core.callbacks import JobEventName
@@ -113,7 +113,8 @@ def take_due(
     A relay that dies while it sends leaves them to be sent again: at least once, with the same id.
     """
     # Asked several times a second, and nearly always in vain: one look into an index.
-    if session.scalar(select(WebhookDelivery.id).where(_is_due()).limit(1)) is None:
+    is_enabled = exists().where(Webhook.id == WebhookDelivery.webhook_id, Webhook.enabled)
+    if session.scalar(select(WebhookDelivery.id).where(_is_due(), is_enabled).limit(1)) is None:
         return []
     place = func.row_number().over(
         partition_by=WebhookDelivery.webhook_id, order_by=(WebhookDelivery.next_try_at, WebhookDelivery.id)

@@ -13,12 +13,13 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.core.db import now_plus
-from app.core.states import JobStatus
+from app.core.states import JobStatus, ModelStatus
 from app.core.tables import (
     Artifact,
     Dataset,
     Job,
     JobAttempt,
+    JobCheckpoint,
     JobEvent,
     Model,
     OutboxMessage,
@@ -80,9 +81,14 @@ def read_figures(session: Session) -> Figures:
         ),
         webhooks_disabled=session.scalar(select(func.count()).where(~Webhook.enabled)) or 0,
         store_bytes={
-            "models": _sum(session, Model.size_bytes, Model.deleted_at.is_(None)),
+            "models": _sum(
+                session,
+                Model.size_bytes,
+                Model.deleted_at.is_(None) & (Model.status != ModelStatus.REJECTED),
+            ),
             "datasets": _sum(session, Dataset.size_bytes, Dataset.deleted_at.is_(None)),
             "artifacts": _sum(session, Artifact.size_bytes),
+            "checkpoints": _sum(session, JobCheckpoint.size_bytes),
         },
     )
 
@@ -105,11 +111,10 @@ def read_news(session: Session, since: datetime | None, *, settle_s: float = _SE
 
 def _read_queues(session: Session) -> dict[str, Waiting]:
     """The job's own wish decides: what wants CUDA waits for other workers than the rest."""
-    is_cuda = Job.resolved_spec["resources"]["device"].as_string() == "cuda"
     is_queued = Job.status == JobStatus.QUEUED
     return {
-        _CPU_QUEUE: _read_waiting(session, Job.created_at, is_queued & is_cuda.is_not(True)),
-        _CUDA_QUEUE: _read_waiting(session, Job.created_at, is_queued & is_cuda),
+        _CPU_QUEUE: _read_waiting(session, Job.created_at, is_queued & (Job.device != "cuda")),
+        _CUDA_QUEUE: _read_waiting(session, Job.created_at, is_queued & (Job.device == "cuda")),
     }
 
 

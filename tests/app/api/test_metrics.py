@@ -85,6 +85,7 @@ def test_bytes_in_the_store_are_counted_by_kind(client, tmp_path, done_job_id, d
     )
     assert value(after, "secateur_store_bytes", kind="artifacts") >= 10
     assert value(after, "secateur_store_bytes", kind="datasets") > 0
+    assert value(after, "secateur_store_bytes", kind="checkpoints") == 0
 
 
 def test_deliveries_are_counted_by_state(client, parts):
