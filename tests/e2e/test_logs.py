@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from app.embedded import environment
 from tests.support.service import wait_for
@@ -50,15 +51,19 @@ def test_passwords_and_keys_never_reach_a_log(scaled_bench, tmp_path):
     env["SECATEUR_BROKER_URL"] = f"redis+socket://:{PASSWORD}@{path}"
     env["SECATEUR_START_WAIT_S"] = "0"
     for command in (["-m", "app.cli", "relay"], ["-m", "worker"], ["-m", "app.cli", "api"]):
-        log = tmp_path / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, *command], env=os.environ | env, stdout=file, stderr=file
-            )
-            try:
-                process.wait(6)
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait(30)
-        assert log.stat().st_size or command[-1] == "relay"
+        log = tmp_path / f"{command[-1]}.log"
+        _run_briefly(command, env | {"SECATEUR_PULSE_DIR": str(tmp_path / command[-1])}, log)
         assert PASSWORD not in log.read_text()
+
+
+def _run_briefly(command: list[str], env: dict[str, str], log: Path) -> None:
+    """Run a process until it says something, turns without a word, or could not start; then end it."""
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, *command], env=os.environ | env, stdout=file, stderr=file)
+    pulse = Path(env["SECATEUR_PULSE_DIR"])
+    wait_for(
+        lambda: log.stat().st_size or pulse.is_dir() or process.poll() is not None,
+        f"{command} to say something",
+    )
+    process.terminate()
+    process.wait(60)
