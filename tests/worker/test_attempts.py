@@ -19,17 +19,12 @@ STEP = '{"type": "progress", "stage": "finetune", "fraction": 0.5, "step": 7, "t
 
 
 @pytest.fixture
-def run_script(context, submit, monkeypatch, tmp_path):
-    """Run a job whose runner is a script: a package named worker, first on the path of the runner alone."""
-    package = tmp_path / "script" / "worker"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.chdir(tmp_path)
+def run_script(context, submit, write_runner):
+    """Run a job whose runner is a script."""
     model_id = add_model(context, digits.model_bytes())
 
     def run(script: str, *, given=context, **resources) -> tuple[Job, JobAttempt]:
-        (package / "runner.py").write_text(script)
+        write_runner(script)
         job_id = submit(model_id, resources=resources)
         run_waiting_jobs(given)
         with context.sessions() as session:
