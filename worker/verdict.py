@@ -54,11 +54,13 @@ class Verdict:
         output, report = results.read_output(work)
         results.store_artifacts(self._context.store, work, output)
         gates = _sum_up_gates(report)
+        rows = results.make_rows(self._lease.job_id, work, output=output, report=report)
 
         def change(session: Session) -> None:
             # The fence first: rows of an attempt that has lost its lease must not be written.
             jobs.succeed(session, self._lease, gates=gates)
-            results.insert_rows(session, self._lease.job_id, work, output=output, report=report)
+            results.insert_rows(session, rows)
+            results.insert_artifacts(session, self._lease.job_id, output)
 
         self.write(change)
 
