@@ -15,7 +15,6 @@ from app.core.config import Device
 from app.core.db import now_plus
 from app.core.errors import Blame, JobTimeout, Problem
 from app.core.job_writes import Lease, StaleLease
-from app.core.logs import add_log_fields
 from app.core.spec import JobSpec
 from app.core.states import AttemptClass, AttemptEnd
 from app.core.tables import Dataset, Job, JobAttempt, Model
@@ -112,7 +111,6 @@ class Attempt:
         """
         with self._context.sessions() as session:
             job = session.get_one(Job, self._lease.job_id)
-            add_log_fields(attempt=job.attempt)
             used_s = _sum_up_attempts(session, job)
             rows = checkpoints.list_newest_first(session, job.id)
             model = session.get_one(Model, job.model_id)

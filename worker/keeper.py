@@ -4,7 +4,9 @@ import logging
 import os
 import shutil
 import threading
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -43,7 +45,9 @@ class CheckpointKeeper:
         self._changed = threading.Condition()
         # By path: what was in the newest row, so that its bytes are referred to and need not be sent again.
         self._known: dict[str, tuple[tuple[int, int, int], dict[str, str | int]]] = {}
-        self._thread = threading.Thread(target=self._run, name=f"keep-{lease.job_id}", daemon=True)
+        # A new thread would not know which job its log lines are about.
+        run = partial(copy_context().run, self._run)
+        self._thread = threading.Thread(target=run, name=f"keep-{lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -3,6 +3,7 @@
 import errno
 import logging
 
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from app.core import job_returns, jobs, line
@@ -10,6 +11,7 @@ from app.core.errors import SecateurError, StorageFull, Unavailable
 from app.core.job_writes import Lease, StaleLease
 from app.core.logs import log_fields
 from app.core.states import AttemptEnd
+from app.core.tables import Job
 from worker.attempt import Attempt
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
@@ -62,9 +64,10 @@ def _run_if_free(context: WorkerContext, job_id: str, slot: Slot) -> None:
             device=slot.name,
             version=context.version,
         )
+        attempt = session.scalar(select(Job.attempt).where(Job.id == job_id))
     if lease is None:
         return
-    with log_fields(job_id=job_id, epoch=lease.epoch):
+    with log_fields(job_id=job_id, epoch=lease.epoch, attempt=attempt):
         _run_claimed(context, lease, slot)
 
 
