@@ -20,14 +20,15 @@ def hold_folder(work: Path, *, wait_s: float) -> Iterator[None]:
     """
     deadline_s = time.monotonic() + wait_s
     with (work / _NAME).open("w") as lock:
-        while not _try_lock(lock.fileno()):
+        while not try_lock(lock.fileno()):
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"another runner has held the work folder for {wait_s:g} s")
             time.sleep(_POLL_S)
         yield
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file unless another holds it; returns whether it is locked now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

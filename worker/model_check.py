@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -29,6 +30,10 @@ class _NotNow:
 
 
 _Verdict = CheckOutput | Problem | _NotNow
+
+
+class _Drained(Exception):
+    """The worker shuts down while the model is fetched."""
 
 
 def check_hinted_model(context: WorkerContext, model_id: str) -> None:
@@ -63,6 +68,8 @@ def _judge(context: WorkerContext, model_id: str, work: Path) -> _Verdict | None
     """Return what the check came to; None when its process died or hung."""
     try:
         verdict = _run(context, model_id, work)
+    except _Drained:
+        return _NotNow(pause_s=0.0)
     except (BlobDamaged, BlobMissing) as error:
         return error.problem()
     except (SecateurError, OSError) as error:
@@ -79,12 +86,12 @@ def _put_off(context: WorkerContext, reason: str) -> _NotNow:
 
 
 def _run(context: WorkerContext, model_id: str, work: Path) -> _Verdict | None:
-    """Run the check's process. Raises OSError, and what the store raises."""
+    """Run the check's process. Raises OSError, what the store raises, and _Drained."""
     settings = context.settings
     with context.sessions() as session:
         row = session.get_one(Model, model_id)
     work.mkdir(parents=True, exist_ok=True)
-    model = model_input(row, context.inputs.into(work))
+    model = model_input(row, context.inputs.into(work, look=partial(_look, context)))
     check_input = CheckInput(model_id=model_id, model=model, threads=settings.runner_threads)
     (work / INPUT_NAME).write_text(check_input.model_dump_json())
     process = RunnerProcess(work, threads=settings.runner_threads, module=settings.runner_module)
@@ -92,6 +99,11 @@ def _run(context: WorkerContext, model_id: str, work: Path) -> _Verdict | None:
         return _follow(context, process, work)
     finally:
         process.end(grace_s=0)
+
+
+def _look(context: WorkerContext) -> None:
+    if context.draining.is_set():
+        raise _Drained
 
 
 def _follow(context: WorkerContext, process: RunnerProcess, work: Path) -> _Verdict | None:
