@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.core.config import Settings
-from app.core.errors import Blame, OutOfMemory, StorageFull, Unavailable
+from app.core.errors import Blame, FolderBusy, OutOfMemory, StorageFull, Unavailable
+from app.core.job_returns import MAX_SETBACKS
 from app.core.tables import Job, JobAttempt
 from tests.support import digits
 from tests.worker.conftest import add_model
@@ -46,13 +47,30 @@ def failed(error: type, blame: Blame) -> Failed:
 
 @pytest.mark.parametrize(
     ("error", "blame", "class_"),
-    [(Unavailable, Blame.TRANSIENT, "transient"), (StorageFull, Blame.RESOURCE, "resource")],
+    [
+        (Unavailable, Blame.TRANSIENT, "transient"),
+        (StorageFull, Blame.RESOURCE, "resource"),
+        (FolderBusy, Blame.WORKER, "transient"),
+    ],
 )
 def test_what_passes_by_itself_is_tried_again_later_and_costs_nothing(run_script, error, blame, class_):
     job, attempt = run_script(say(failed(error, blame)))
     assert (job.status, job.attempt, job.setbacks) == ("queued", 0, 1)
     assert job.next_run_at is not None
     assert (attempt.ended, attempt.class_, attempt.detail) == ("failed", class_, "it was so")
+
+
+@pytest.mark.parametrize(
+    ("error", "blame", "status"), [(Unavailable, "transient", "failed"), (FolderBusy, "worker", "queued")]
+)
+def test_what_one_worker_lacks_never_ends_a_job(context, submit, write_runner, error, blame, status):
+    write_runner(say(failed(error, Blame(blame))))
+    job_id = submit(add_model(context, digits.model_bytes()))
+    with context.sessions.begin() as session:
+        session.execute(update(Job).values(setbacks=MAX_SETBACKS))
+    run_waiting_jobs(context)
+    with context.sessions() as session:
+        assert session.get_one(Job, job_id).status == status
 
 
 def test_memory_that_runs_out_ends_the_job_as_a_want_of_resources(run_script):
