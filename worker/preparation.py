@@ -5,18 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core import checkpoints
 from app.core.config import Device
 from app.core.db import now_plus
+from app.core.errors import SpecUnknown
 from app.core.spec import JobSpec
 from app.core.states import AttemptEnd
 from app.core.tables import Dataset, Job, JobAttempt, JobCheckpoint, Model
 from worker.inputs import Place, dataset_input, model_input
 from worker.protocol import RunnerInput
 from worker.slots import Slot
+from worker.version import code_version
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,9 @@ class Given:
 
 
 def read_given(session: Session, job_id: str) -> Given:
-    """Read all that an attempt starts from."""
+    """Read all that an attempt starts from; raises SpecUnknown."""
     job = session.get_one(Job, job_id)
-    spec = JobSpec.model_validate_json(json.dumps(job.resolved_spec))
+    spec = _read_spec(job)
     return Given(
         job=job,
         spec=spec,
@@ -46,6 +51,18 @@ def read_given(session: Session, job_id: str) -> Given:
         checkpoints=checkpoints.list_newest_first(session, job_id),
         left_s=spec.resources.timeout_s - _sum_up_attempts(session, job),
     )
+
+
+def _read_spec(job: Job) -> JobSpec:
+    """Any API has validated it: what is not valid here was written by one of another version."""
+    try:
+        return JobSpec.model_validate_json(json.dumps(job.resolved_spec))
+    except ValidationError as error:
+        found = sorted({".".join(map(str, one["loc"])) for one in error.errors()})
+        raise SpecUnknown(
+            f"this worker runs version {code_version()}, which does not know {', '.join(found[:_NAMED])} "
+            "as the job's spec has it; the job waits for a worker of the version that accepted it"
+        ) from error
 
 
 def make_input(given: Given, place: Place, *, slot: Slot, threads: int) -> RunnerInput:

@@ -250,6 +250,10 @@ class WorkerUnfit(Unavailable):
     code, title, blame = "worker_unfit", "The worker cannot run the job", Blame.WORKER
 
 
+class SpecUnknown(WorkerUnfit):
+    code, title = "spec_unknown", "The worker's version does not know the job's spec"
+
+
 class FolderBusy(WorkerUnfit):
     code, title = "folder_busy", "Another process holds the job's work folder"
 

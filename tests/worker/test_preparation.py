@@ -8,7 +8,8 @@ import pytest
 from app.core import job_requests, schema
 from app.core.config import Settings
 from app.core.db import make_engine
-from app.core.tables import Job, Model
+from app.core.job_returns import MAX_SETBACKS
+from app.core.tables import Job, JobAttempt, Model
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
@@ -98,3 +99,19 @@ def test_a_check_that_waits_for_its_model_is_given_back_by_a_worker_that_drains(
     with context.sessions() as session:
         model = session.get_one(Model, model_id)
     assert (model.status, model.checks) == ("validating", 0)
+
+
+def test_a_field_that_this_version_does_not_know_waits_for_a_newer_worker_and_costs_nothing(context, submit):
+    job_id = submit(add_model(context, digits.model_bytes()))
+    with context.sessions.begin() as session:
+        job = session.get_one(Job, job_id)
+        newer = {"recipe": job.resolved_spec["recipe"] | {"sparkle": {"amount": 3}}}
+        job.resolved_spec = job.resolved_spec | newer
+        job.setbacks = MAX_SETBACKS
+    run_waiting_jobs(context)
+    with context.sessions() as session:
+        job, attempt = session.get_one(Job, job_id), session.get_one(JobAttempt, (job_id, 1))
+    assert (job.status, job.attempt, job.error) == ("queued", 0, None)
+    assert job.next_run_at is not None
+    assert (attempt.ended, attempt.class_) == ("failed", "transient")
+    assert f"version {context.version}, which does not know recipe.sparkle" in attempt.detail
