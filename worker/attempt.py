@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy.orm import Session
 
 from app.core import jobs
-from app.core.errors import Blame, JobTimeout, Problem
+from app.core.errors import Blame, DeviceUnavailable, JobTimeout, Problem
 from app.core.job_writes import Lease, StaleLease
 from app.core.states import AttemptClass, AttemptEnd
 from worker.context import WorkerContext
@@ -239,6 +239,9 @@ class Attempt:
         if outcome.failed is not None:
             fields = {"job_id": self._lease.job_id, "log": process.log_tail()}
             _log.warning("job failed", extra=fields)
+            if outcome.failed.problem.code == DeviceUnavailable.code:
+                # Or it would take the whole line, job after job, as the one that is free soonest.
+                self._context.slots.doubt(self._slot)
             return verdict.fail(outcome.failed.problem, outcome.failed.blame, artifacts=self._work)
         if is_done:
             self._tell_death(process, process.describe_exit())

@@ -33,7 +33,7 @@ def run_waiting_jobs(context: WorkerContext) -> None:
         if slot is None:
             return
         try:
-            while not context.draining.is_set() and (job_id := _find_next(context)) is not None:
+            while _may_run(context, slot) and (job_id := _find_next(context)) is not None:
                 _run_if_free(context, job_id, slot)
         finally:
             context.slots.give(slot)
@@ -42,6 +42,10 @@ def run_waiting_jobs(context: WorkerContext) -> None:
 def has_waiting_job(context: WorkerContext) -> bool:
     """Tell whether a job waits that this worker can run."""
     return _find_next(context) is not None
+
+
+def _may_run(context: WorkerContext, slot: Slot) -> bool:
+    return not context.draining.is_set() and context.slots.is_trusted(slot)
 
 
 def _find_next(context: WorkerContext) -> str | None:

@@ -250,6 +250,10 @@ class WorkerUnfit(Unavailable):
     code, title, blame = "worker_unfit", "The worker cannot run the job", Blame.WORKER
 
 
+class DeviceUnavailable(WorkerUnfit):
+    code, title = "device_unavailable", "The worker's GPU does not work"
+
+
 class SpecUnknown(WorkerUnfit):
     code, title = "spec_unknown", "The worker's version does not know the job's spec"
 
