@@ -53,13 +53,12 @@ class Child:
         now = time.monotonic()
         if self.start_after <= self.started_at:
             self.restarts = 0 if now - self.started_at > _STABLE_S else self.restarts + 1
-            delay_s = min(_MAX_DELAY_S, 0.25 * 2 ** min(self.restarts, 10))
-            self.start_after = now + delay_s
+            delay_s = self._wait_longer(now)
             fields = {"child": self.name, "exit_code": self.process.returncode, "delay_s": delay_s}
             _log.warning("child ended; starting it again", extra=fields)
             self.on_death(self.process.pid)
         if now >= self.start_after:
-            self.start()
+            self._start_or_wait(now)
 
     def stop(self, *, grace_s: float) -> None:
         """SIGTERM, then SIGKILL to whatever of its group is left."""
@@ -72,6 +71,21 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def _start_or_wait(self, now: float) -> None:
+        """A machine without memory, processes or descriptors has some later; the other children live on."""
+        try:
+            self.start()
+        except (OSError, subprocess.SubprocessError) as error:
+            self.restarts += 1
+            fields = {"child": self.name, "error": str(error), "delay_s": self._wait_longer(now)}
+            _log.warning("child not started; trying again", extra=fields)
+
+    def _wait_longer(self, now: float) -> float:
+        """Put the next start off, the longer the more there were; returns the pause in seconds."""
+        delay_s: float = min(_MAX_DELAY_S, 0.25 * 2.0 ** min(self.restarts, 10))
+        self.start_after = now + delay_s
+        return delay_s
 
 
 def _die_with_parent() -> None:

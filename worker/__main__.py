@@ -7,6 +7,7 @@ from app.core.logs import configure_logging
 from app.core.queue import ANY_QUEUE, CUDA_QUEUE
 from app.core.startup import CannotStart, check_parts, read_settings
 from worker.context import make_context
+from worker.gpus import start_watch
 from worker.poller import start_poller
 from worker.scratch import keep_clear
 from worker.tasks import make_worker
@@ -25,6 +26,8 @@ def main() -> None:
         sys.exit(EXIT_CANNOT_START)
     context = make_context(settings)
     keep_clear(context)
+    if settings.worker_device == "cuda":
+        start_watch(context.slots, context.draining)
     celery = make_worker(context)
     start_poller(context)
     queues = ANY_QUEUE if settings.worker_device == "cpu" else f"{CUDA_QUEUE},{ANY_QUEUE}"

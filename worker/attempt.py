@@ -1,28 +1,22 @@
 """One attempt at one job, under one lease: prepare its folder, start its runner, follow it, end it."""
 
-import json
 import logging
+import math
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.core import checkpoints, jobs
-from app.core.config import Device
-from app.core.db import now_plus
-from app.core.errors import Blame, JobTimeout, Problem
+from app.core import jobs
+from app.core.errors import Blame, DeviceUnavailable, JobTimeout, Problem
 from app.core.job_writes import Lease, StaleLease
-from app.core.logs import add_log_fields
-from app.core.spec import JobSpec
 from app.core.states import AttemptClass, AttemptEnd
-from app.core.tables import Dataset, Job, JobAttempt, Model
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
-from worker.inputs import dataset_input, model_input
 from worker.keeper import CheckpointKeeper, Place
+from worker.preparation import Given, make_input, read_given
 from worker.process import RunnerProcess, end_predecessor
 from worker.protocol import (
     INPUT_NAME,
@@ -52,6 +46,10 @@ class _Outcome:
 
     finished: bool = False
     failed: Failed | None = None
+
+
+class _Interrupted(Exception):
+    """The attempt shall end, and has no runner yet."""
 
 
 class _Stall:
@@ -89,9 +87,51 @@ class Attempt:
         self._verdict = verdict
         self._work = context.settings.work_dir / lease.job_id
         self._stall = _Stall(context.settings.stall_timeout_s)
+        self._deadline_s = math.inf
 
     def run(self) -> None:
-        runner_input, deadline = self._prepare()
+        with self._context.sessions() as session:
+            given = read_given(session, self._lease.job_id)
+        self._deadline_s = time.monotonic() + given.left_s
+        try:
+            runner_input = self._prepare(given)
+        except _Interrupted:
+            has_ended = self._conclude_stopped()
+        else:
+            has_ended = self._run_process(runner_input)
+        if has_ended:
+            shutil.rmtree(self._work, ignore_errors=True)
+
+    def _prepare(self, given: Given) -> RunnerInput:
+        """Make the folder ready, with all that the runner reads; raises _Interrupted."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        # Before anything is read from the folder: a runner that was left behind may still write there.
+        end_predecessor(self._work, self._settings.runner_module)
+        shutil.rmtree(self._work / OUTPUT_FOLDER, ignore_errors=True)
+        (self._work / CANCELLED_NAME).unlink(missing_ok=True)
+        warnings = prepare_folder(
+            self._work,
+            partial(self._context.store.fetch, look=self._look),
+            given.checkpoints,
+            start=given.job.starts,
+            version=self._context.version,
+            epoch=self._lease.epoch,
+        )
+        if warnings:
+            self._verdict.write(lambda session: jobs.note_warnings(session, self._lease, warnings))
+        place = self._context.inputs.into(self._work, look=self._look)
+        runner_input = make_input(given, place, slot=self._slot, threads=self._settings.runner_threads)
+        (self._work / INPUT_NAME).write_text(runner_input.model_dump_json())
+        return runner_input
+
+    def _look(self) -> None:
+        """Called while files are fetched; raises what ends that before there is a runner."""
+        if self._heartbeat.lost.is_set():
+            raise StaleLease(self._lease)
+        if self._shall_stop() or self._is_late():
+            raise _Interrupted
+
+    def _run_process(self, runner_input: RunnerInput) -> bool:
         gpu = self._slot.gpu if runner_input.device == "cuda" else None
         process = RunnerProcess(
             self._work, threads=runner_input.threads, gpu=gpu, module=self._settings.runner_module
@@ -99,68 +139,18 @@ class Attempt:
         keeper = CheckpointKeeper(self._context, self._lease, self._work, version=self._context.version)
         self._heartbeat.guard(process.kill)
         try:
-            has_ended = self._follow(process, keeper, deadline)
+            return self._follow(process, keeper)
         finally:
             process.end(grace_s=self._settings.kill_grace_s)
-        if has_ended:
-            shutil.rmtree(self._work, ignore_errors=True)
 
-    def _prepare(self) -> tuple[RunnerInput, float]:
-        """Make the folder ready.
-
-        Returns the runner's input, and the monotonic time at which the job must have ended.
-        """
-        with self._context.sessions() as session:
-            job = session.get_one(Job, self._lease.job_id)
-            add_log_fields(attempt=job.attempt)
-            used_s = _sum_up_attempts(session, job)
-            rows = checkpoints.list_newest_first(session, job.id)
-            model = session.get_one(Model, job.model_id)
-            dataset = session.get(Dataset, job.dataset_id) if job.dataset_id else None
-        self._work.mkdir(parents=True, exist_ok=True)
-        # Before anything is read from the folder: a runner that was left behind may still write there.
-        end_predecessor(self._work, self._settings.runner_module)
-        version = self._context.version
-        warnings = prepare_folder(
-            self._work,
-            self._context.store,
-            rows,
-            start=job.starts,
-            version=version,
-            epoch=self._lease.epoch,
-        )
-        shutil.rmtree(self._work / OUTPUT_FOLDER, ignore_errors=True)
-        (self._work / CANCELLED_NAME).unlink(missing_ok=True)
-        if warnings:
-            self._verdict.write(lambda session: jobs.note_warnings(session, self._lease, warnings))
-        # After the session: fetching gigabytes must hold no transaction, least of all SQLite's only writer.
-        runner_input = self._make_input(job, model, dataset)
-        (self._work / INPUT_NAME).write_text(runner_input.model_dump_json())
-        left_s = runner_input.spec.resources.timeout_s - used_s
-        return runner_input, time.monotonic() + left_s
-
-    def _make_input(self, job: Job, model: Model, dataset: Dataset | None) -> RunnerInput:
-        spec = JobSpec.model_validate_json(json.dumps(job.resolved_spec))
-        inputs = self._context.inputs.into(self._work)
-        return RunnerInput(
-            job_id=job.id,
-            attempt=job.attempt,
-            spec_sha256=job.spec_sha256,
-            spec=spec,
-            model=model_input(model, inputs),
-            dataset=dataset_input(dataset, inputs) if dataset else None,
-            threads=self._settings.runner_threads,
-            device=_choose_device(spec, self._slot),
-        )
-
-    def _follow(self, process: RunnerProcess, keeper: CheckpointKeeper, deadline: float) -> bool:
+    def _follow(self, process: RunnerProcess, keeper: CheckpointKeeper) -> bool:
         """Record what the runner says until it ends; returns whether the job has ended for good."""
         outcome = _Outcome()
         with keeper:
             while not process.is_done():
                 outcome = self._hear_all(process, keeper, outcome, timeout_s=_POLL_S)
                 self._require_lease(keeper)
-                if self._shall_stop() or self._stall.is_over or time.monotonic() > deadline:
+                if self._shall_stop() or self._stall.is_over or self._is_late():
                     break
             is_done = process.is_done()
             outcome = self._end(process, keeper, outcome)
@@ -168,7 +158,10 @@ class Attempt:
                 keeper.drop()
         # The keeper is done: what the job is given back with can be had by whoever takes it next.
         self._require_lease(keeper)
-        return self._conclude(process, outcome, is_done=is_done, is_late=time.monotonic() > deadline)
+        return self._conclude(process, outcome, is_done=is_done)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._deadline_s
 
     def _shall_stop(self) -> bool:
         heartbeat = self._heartbeat
@@ -235,32 +228,44 @@ class Attempt:
 
         self._verdict.write(change)
 
-    def _conclude(self, process: RunnerProcess, outcome: _Outcome, *, is_done: bool, is_late: bool) -> bool:
+    def _conclude(self, process: RunnerProcess, outcome: _Outcome, *, is_done: bool) -> bool:
         """Write the end of the attempt; returns whether the job has ended for good."""
         verdict = self._verdict
         if self._heartbeat.cancel_requested.is_set():
-            verdict.cancel(self._work)
-            return True
+            return self._conclude_stopped()
         if outcome.finished:
             verdict.succeed(self._work)
             return True
         if outcome.failed is not None:
             fields = {"job_id": self._lease.job_id, "log": process.log_tail()}
             _log.warning("job failed", extra=fields)
+            if outcome.failed.problem.code == DeviceUnavailable.code:
+                # Or it would take the whole line, job after job, as the one that is free soonest.
+                self._context.slots.doubt(self._slot)
             return verdict.fail(outcome.failed.problem, outcome.failed.blame, artifacts=self._work)
         if is_done:
             self._tell_death(process, process.describe_exit())
             verdict.crash(process.describe_exit(), ended=AttemptEnd.CRASHED)
-        elif is_late:
-            return verdict.fail(_timeout(), Blame.USER, artifacts=self._work)
-        elif self._heartbeat.pause_requested.is_set():
-            verdict.pause()
-        elif self._context.draining.is_set():
-            verdict.release()
+        elif self._is_late() or self._shall_stop():
+            return self._conclude_stopped()
         else:
             detail = f"no step for {self._settings.stall_timeout_s:g} s, though the process lived"
             self._tell_death(process, detail)
             verdict.crash(detail, ended=AttemptEnd.STALLED)
+        return False
+
+    def _conclude_stopped(self) -> bool:
+        """Write the end of an attempt that was stopped, as it was asked to or for its time."""
+        verdict = self._verdict
+        if self._heartbeat.cancel_requested.is_set():
+            verdict.cancel(self._work)
+            return True
+        if self._is_late():
+            return verdict.fail(_timeout(), Blame.USER, artifacts=self._work)
+        if self._heartbeat.pause_requested.is_set():
+            verdict.pause()
+        else:
+            verdict.release()
         return False
 
     def _tell_death(self, process: RunnerProcess, detail: str) -> None:
@@ -270,28 +275,3 @@ class Attempt:
 
 def _timeout() -> Problem:
     return JobTimeout("the job ran longer than its resources.timeout_s").problem()
-
-
-def _choose_device(spec: JobSpec, slot: Slot) -> Device:
-    if spec.resources.device == "auto":
-        return "cpu" if slot.gpu is None else "cuda"
-    return spec.resources.device
-
-
-def _sum_up_attempts(session: Session, job: Job) -> float:
-    """Return how long the job has run, over all attempts since its user last asked for it.
-
-    An attempt whose worker fell silent counts to its last beat, and the running one to now.
-    """
-    now = session.scalar(select(now_plus()))
-    attempts = session.scalars(
-        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.epoch > job.retried_epoch)
-    )
-    return sum((_end_of(one, now) - one.started_at).total_seconds() for one in attempts)
-
-
-def _end_of(attempt: JobAttempt, now: datetime | None) -> datetime:
-    assert now is not None
-    if attempt.ended == AttemptEnd.LOST and attempt.last_beat_at is not None:
-        return attempt.last_beat_at
-    return attempt.ended_at or now

@@ -1,13 +1,13 @@
 """What every task of a worker needs, made once when the worker starts."""
 
 import os
-import threading
 from dataclasses import dataclass, field
 
 from app.core.blobs import Blobs, open_blobs
 from app.core.config import Device, Settings
 from app.core.db import Sessions, make_engine, make_sessions
 from app.core.job_writes import name_owner
+from worker.draining import Draining
 from worker.input_cache import InputCache
 from worker.schema_watch import SchemaWatch
 from worker.slots import Slots, list_devices, make_slots
@@ -28,7 +28,7 @@ class WorkerContext:
     devices: tuple[Device, ...]
     version: str
     schema: SchemaWatch
-    draining: threading.Event = field(default_factory=threading.Event)
+    draining: Draining = field(default_factory=Draining)
 
 
 def make_context(settings: Settings) -> WorkerContext:

@@ -5,12 +5,14 @@ import logging
 
 from app.core.errors import (
     Blame,
+    DeviceUnavailable,
     OutOfMemory,
     PruningRefused,
     SecateurError,
     SparsityUnreachable,
     StorageFull,
 )
+from worker.device import is_device_broken
 from worker.numerics import is_out_of_memory
 from worker.protocol import Failed
 from worker.pruning.errors import PruningError, UnreachableTarget
@@ -40,6 +42,10 @@ def _translate(error: Exception) -> SecateurError:
         case _ if is_out_of_memory(error):
             return OutOfMemory(
                 f"there was no memory left: {_first_line(error)}; a smaller batch_size may help"
+            )
+        case _ if is_device_broken(error):
+            return DeviceUnavailable(
+                f"this worker's GPU failed: {_first_line(error)}; the job is tried again"
             )
         case _:
             return SecateurError(

@@ -4,7 +4,9 @@ import logging
 import os
 import shutil
 import threading
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +22,7 @@ from worker.work_folder import list_kept
 
 _log = logging.getLogger(__name__)
 _SNAPSHOT_NAME = "snapshot"
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,29 @@ class CheckpointKeeper:
         self._changed = threading.Condition()
         # By path: what was in the newest row, so that its bytes are referred to and need not be sent again.
         self._known: dict[str, tuple[tuple[int, int, int], dict[str, str | int]]] = {}
-        self._thread = threading.Thread(target=self._run, name=f"keep-{lease.job_id}", daemon=True)
+        # A new thread would not know which job its log lines are about.
+        run = partial(copy_context().run, self._run)
+        self._thread = threading.Thread(target=run, name=f"keep-{lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Keep what was wanted last, then stop; a lease that was lost meanwhile writes nothing."""
+        """Keep what was wanted last, then stop; a lease that was lost meanwhile writes nothing.
+
+        A worker that shuts down waits no longer than its grace: it is killed soon after, and would lose the
+        job instead of giving it back. The thread that is left behind then finds the lease stale.
+        """
         with self._changed:
             self._is_over = True
             self._changed.notify()
-        self._thread.join()
+        settings, draining = self._context.settings, self._context.draining
+        grace_s = max(settings.shutdown_grace_s, settings.kill_grace_s)
+        while self._thread.is_alive() and draining.left_s(grace_s) > 0.0:
+            self._thread.join(_POLL_S)
+        if self._thread.is_alive():
+            _log.warning("checkpoint left behind", extra={"job_id": self._lease.job_id, "grace_s": grace_s})
 
     def want(self, place: Place) -> None:
         """Have the checkpoint kept that stands there now."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.core.errors import Unavailable
+from app.core.errors import FolderBusy
 
 _NAME = "lock"
 _POLL_S = 0.1
@@ -14,20 +14,21 @@ _POLL_S = 0.1
 
 @contextmanager
 def hold_folder(work: Path, *, wait_s: float) -> Iterator[None]:
-    """Hold the folder, waiting for an older runner that is still dying; raises Unavailable after `wait_s`.
+    """Hold the folder, waiting for an older runner that is still dying; raises FolderBusy after `wait_s`.
 
     The system gives the lock back when its holder dies, however it dies.
     """
     deadline_s = time.monotonic() + wait_s
     with (work / _NAME).open("w") as lock:
-        while not _try_lock(lock.fileno()):
+        while not try_lock(lock.fileno()):
             if time.monotonic() > deadline_s:
-                raise Unavailable(f"another runner has held the work folder for {wait_s:g} s")
+                raise FolderBusy(f"another runner has held the work folder for {wait_s:g} s")
             time.sleep(_POLL_S)
         yield
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file unless another holds it; returns whether it is locked now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

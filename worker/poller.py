@@ -24,5 +24,6 @@ def _poll(context: WorkerContext) -> None:
             if has_waiting_job(context):
                 # Not daemons: a worker that ends waits for each, as it waits for what hints started.
                 threading.Thread(target=run_waiting_jobs, args=(context,), name="polled").start()
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError, RuntimeError) as error:
+            # RuntimeError: the system has no thread left. That passes, and a poller that is gone does not.
             _log.warning("poll failed", extra={"error": str(error)})

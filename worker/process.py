@@ -37,7 +37,7 @@ class RunnerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_runner_environment(threads, gpu),
+                env=runner_environment(threads=threads, gpu=gpu),
                 start_new_session=True,
             )
         (work / PID_NAME).write_text(str(self._process.pid))
@@ -120,7 +120,7 @@ def end_predecessor(work: Path, module: str = "worker.runner") -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
-def _runner_environment(threads: int, gpu: int | None) -> dict[str, str]:
+def runner_environment(*, threads: int, gpu: int | None) -> dict[str, str]:
     """Pass on what Python needs, but none of the service's own settings: they hold credentials."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SECATEUR_", "AWS_"))}
     # Two processes with two threads each on two cores were measured five times slower than with one each.

@@ -1,6 +1,7 @@
 """Bring a runner's output into the store and the database."""
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from app.core.errors import JobError
 from app.core.report import Report
 from app.core.tables import Artifact, JobLayer, JobMask, JobReport
 from worker.protocol import KEPT_NAME, OUTPUT_FOLDER, OUTPUT_NAME, KeptOutput, OutputMask, RunnerOutput
+
+# By table: the rows that a finished job leaves in it.
+Rows = Mapping[type, list[dict[str, Any]]]  # Any: columns
 
 
 class ResultDamaged(JobError):
@@ -42,29 +46,33 @@ def store_artifacts(store: Blobs, work: Path, output: RunnerOutput | KeptOutput)
             raise ResultDamaged(f"{artifact.name}: expected {artifact.sha256}, found {sha256}")
 
 
-def insert_rows(session: Session, job_id: str, work: Path, *, output: RunnerOutput, report: Report) -> None:
-    """Add report, layers, masks and artifacts of a job to the caller's transaction."""
-    session.execute(insert(JobReport).values(job_id=job_id, report=report.model_dump(mode="json")))
-    _insert_all(
-        session,
-        JobLayer,
-        [
+def make_rows(job_id: str, work: Path, *, output: RunnerOutput, report: Report) -> Rows:
+    """Make the rows of report, layers and masks; no transaction may be open.
+
+    Masks are compressed here, which takes a second for 34 MB of bits: SQLite's only writer would wait.
+    """
+    folder = work / OUTPUT_FOLDER
+    return {
+        JobReport: [{"job_id": job_id, "report": report.model_dump(mode="json")}],
+        JobLayer: [
             {"job_id": job_id, "position": i, "name": layer.name, "row": layer.model_dump(mode="json")}
             for i, layer in enumerate(report.layers)
         ],
-    )
-    _insert_all(
-        session,
-        JobMask,
-        [_mask_row(job_id, i, mask, work / OUTPUT_FOLDER) for i, mask in enumerate(output.masks)],
-    )
-    insert_artifacts(session, job_id, output)
+        JobMask: [_mask_row(job_id, i, mask, folder) for i, mask in enumerate(output.masks)],
+    }
+
+
+def insert_rows(session: Session, rows: Rows) -> None:
+    """Add what `make_rows` made to the caller's transaction."""
+    for table, values in rows.items():
+        if values:
+            session.execute(insert(table), values)
 
 
 def insert_artifacts(session: Session, job_id: str, output: RunnerOutput | KeptOutput) -> None:
     """Add the artifacts of a job to the caller's transaction."""
     accounts.refer(session, (artifact.sha256 for artifact in output.artifacts))
-    _insert_all(session, Artifact, [{"job_id": job_id, **a.model_dump()} for a in output.artifacts])
+    insert_rows(session, {Artifact: [{"job_id": job_id, **a.model_dump()} for a in output.artifacts]})
 
 
 def _mask_row(job_id: str, position: int, mask: OutputMask, folder: Path) -> dict[str, Any]:  # Any: columns
@@ -77,8 +85,3 @@ def _mask_row(job_id: str, position: int, mask: OutputMask, folder: Path) -> dic
         "bits_zlib": zlib.compress(bits),
         **columns,
     }
-
-
-def _insert_all(session: Session, table: type, rows: list[dict[str, Any]]) -> None:  # Any: columns
-    if rows:
-        session.execute(insert(table), rows)

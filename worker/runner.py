@@ -10,12 +10,11 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 from pydantic import TypeAdapter
 
-from app.core.errors import InvalidSpec
 from app.core.logs import add_log_fields, configure_logging
 from worker.channel import Channel, open_channel
+from worker.device import require_device
 from worker.failure import describe_failure
 from worker.lifeline import watch_stdin
 from worker.lock import hold_folder
@@ -66,16 +65,11 @@ def _run(work: Path, channel: Channel) -> None:
             check_model(work, given)
         case RunnerInput():
             add_log_fields(job_id=given.job_id, attempt=given.attempt)
-            _check_device(given.device)
+            require_device(given.device)
             job = Job(work, given)
             _log.info("run begins", extra={"device": given.device, "threads": given.threads})
             run_stages(job, channel.send)
             publish(job)
-
-
-def _check_device(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidSpec("resources.device is cuda, and this worker has no such device; give auto or cpu")
 
 
 if __name__ == "__main__":

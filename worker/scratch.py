@@ -14,7 +14,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.db import Sessions, now_plus
-from app.core.errors import Unavailable
+from app.core.errors import FolderBusy
 from app.core.states import TERMINAL
 from app.core.tables import Job
 from worker.context import WorkerContext
@@ -71,6 +71,6 @@ def _clear(folder: Path) -> bool:
         # A runner that is still dying holds its folder.
         with hold_folder(folder, wait_s=0.0):
             shutil.rmtree(folder, ignore_errors=True)
-    except (Unavailable, FileNotFoundError):
+    except (FolderBusy, FileNotFoundError):
         return False
     return True

@@ -3,6 +3,7 @@
 import errno
 import logging
 
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from app.core import job_returns, jobs, line
@@ -10,6 +11,7 @@ from app.core.errors import SecateurError, StorageFull, Unavailable
 from app.core.job_writes import Lease, StaleLease
 from app.core.logs import log_fields
 from app.core.states import AttemptEnd
+from app.core.tables import Job
 from worker.attempt import Attempt
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
@@ -31,7 +33,7 @@ def run_waiting_jobs(context: WorkerContext) -> None:
         if slot is None:
             return
         try:
-            while not context.draining.is_set() and (job_id := _find_next(context)) is not None:
+            while _may_run(context, slot) and (job_id := _find_next(context)) is not None:
                 _run_if_free(context, job_id, slot)
         finally:
             context.slots.give(slot)
@@ -40,6 +42,10 @@ def run_waiting_jobs(context: WorkerContext) -> None:
 def has_waiting_job(context: WorkerContext) -> bool:
     """Tell whether a job waits that this worker can run."""
     return _find_next(context) is not None
+
+
+def _may_run(context: WorkerContext, slot: Slot) -> bool:
+    return not context.draining.is_set() and context.slots.is_trusted(slot)
 
 
 def _find_next(context: WorkerContext) -> str | None:
@@ -62,9 +68,10 @@ def _run_if_free(context: WorkerContext, job_id: str, slot: Slot) -> None:
             device=slot.name,
             version=context.version,
         )
+        attempt = session.scalar(select(Job.attempt).where(Job.id == job_id))
     if lease is None:
         return
-    with log_fields(job_id=job_id, epoch=lease.epoch):
+    with log_fields(job_id=job_id, epoch=lease.epoch, attempt=attempt):
         _run_claimed(context, lease, slot)
 
 

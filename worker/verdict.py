@@ -25,6 +25,8 @@ _CLASSES = {
     Blame.BUG: AttemptClass.BUG,
     Blame.TRANSIENT: AttemptClass.TRANSIENT,
     Blame.RESOURCE: AttemptClass.RESOURCE,
+    # To users it is the same: it passes by itself. A class of its own would break APIs of an older version.
+    Blame.WORKER: AttemptClass.TRANSIENT,
 }
 
 
@@ -54,11 +56,13 @@ class Verdict:
         output, report = results.read_output(work)
         results.store_artifacts(self._context.store, work, output)
         gates = _sum_up_gates(report)
+        rows = results.make_rows(self._lease.job_id, work, output=output, report=report)
 
         def change(session: Session) -> None:
             # The fence first: rows of an attempt that has lost its lease must not be written.
             jobs.succeed(session, self._lease, gates=gates)
-            results.insert_rows(session, self._lease.job_id, work, output=output, report=report)
+            results.insert_rows(session, rows)
+            results.insert_artifacts(session, self._lease.job_id, output)
 
         self.write(change)
 
@@ -71,9 +75,8 @@ class Verdict:
         if problem.retryable:
             settings = self._context.settings
             backoff = Backoff(settings.backoff_first_s, settings.backoff_most_s)
-            self.write(
-                lambda session: job_returns.set_back(session, self._lease, problem, class_, backoff=backoff)
-            )
+            give_back = job_returns.pass_on if blame is Blame.WORKER else job_returns.set_back
+            self.write(lambda session: give_back(session, self._lease, problem, class_, backoff=backoff))
             return False
         self._end_with_artifacts(
             artifacts, lambda session: jobs.fail(session, self._lease, problem, class_=class_)

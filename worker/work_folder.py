@@ -8,12 +8,11 @@ newest checkpoint that is whole is fetched, otherwise the one before it.
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.core.blobs import Blobs
 from app.core.storage.errors import BlobDamaged, BlobMissing
 from app.core.tables import JobCheckpoint
 from worker.atomic import write_atomically
@@ -22,6 +21,8 @@ _log = logging.getLogger(__name__)
 _ORIGIN_NAME = "origin.json"
 # What checkpoints are made of; the rest of the folder is made anew by every attempt.
 KEPT_FOLDERS = ("stages", "checkpoints")
+# Copies the bytes of a digest to a local path, checked.
+Fetch = Callable[[str, Path], None]
 
 
 class Origin(BaseModel):
@@ -35,7 +36,7 @@ class Origin(BaseModel):
 
 
 def prepare_folder(
-    work: Path, store: Blobs, rows: Sequence[JobCheckpoint], *, start: int, version: str, epoch: int
+    work: Path, fetch: Fetch, rows: Sequence[JobCheckpoint], *, start: int, version: str, epoch: int
 ) -> list[str]:
     """Make the folder hold the newest state of a job that can be had; returns what its user should know.
 
@@ -55,12 +56,12 @@ def prepare_folder(
         warnings.append(f"what version {found.version} left on this worker was refused: it runs {version}")
     for name in KEPT_FOLDERS:
         shutil.rmtree(work / name, ignore_errors=True)
-    warnings += _restore_newest(work, store, rows, version=version)
+    warnings += _restore_newest(work, fetch, rows, version=version)
     _write_origin(work, origin)
     return warnings
 
 
-def _restore_newest(work: Path, store: Blobs, rows: Sequence[JobCheckpoint], *, version: str) -> list[str]:
+def _restore_newest(work: Path, fetch: Fetch, rows: Sequence[JobCheckpoint], *, version: str) -> list[str]:
     warnings = []
     for row in rows:
         if row.version != version:
@@ -70,7 +71,7 @@ def _restore_newest(work: Path, store: Blobs, rows: Sequence[JobCheckpoint], *, 
             )
             continue
         try:
-            _restore(work, store, row)
+            _restore(work, fetch, row)
         except (BlobMissing, BlobDamaged) as error:
             # Nothing else makes it unusable: for want of room, or while the store is away, the job waits.
             _log.warning("checkpoint unusable", extra={"job_id": row.job_id, "error": str(error)})
@@ -82,11 +83,11 @@ def _restore_newest(work: Path, store: Blobs, rows: Sequence[JobCheckpoint], *, 
     return warnings
 
 
-def _restore(work: Path, store: Blobs, row: JobCheckpoint) -> None:
+def _restore(work: Path, fetch: Fetch, row: JobCheckpoint) -> None:
     for name, file in row.files.items():
         target = work / _checked(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        store.fetch(file["sha256"], target)
+        fetch(file["sha256"], target)
 
 
 def _checked(name: str) -> PurePosixPath:

@@ -18,6 +18,7 @@ from app.core.storage import (
     open_store,
     reading,
 )
+from app.core.storage.reading import Look, go_on
 
 _REMEMBERED = 4096
 
@@ -91,7 +92,7 @@ class Blobs:
         with self._damage_noted(sha256):
             return self.bytes.local_path(sha256)
 
-    def verify(self, sha256: str) -> None:
+    def verify(self, sha256: str, *, look: Look = go_on) -> None:
         """Read a blob and compare; raises BlobMissing or BlobDamaged.
 
         A local file is read once, for as long as it stays as it is. Bits that rot while the process runs are
@@ -101,16 +102,16 @@ class Blobs:
         if seen is not None and self._known_good.get(sha256) == seen:
             return
         with self._damage_noted(sha256):
-            reading.verify(self.bytes, sha256)
+            reading.verify(self.bytes, sha256, look=look)
         if seen is not None:
             if len(self._known_good) >= _REMEMBERED:
                 self._known_good.clear()
             self._known_good[sha256] = seen
 
-    def fetch(self, sha256: str, target: Path) -> None:
+    def fetch(self, sha256: str, target: Path, *, look: Look = go_on) -> None:
         """Copy a blob to a local path, which appears only when its digest is right."""
         with self._damage_noted(sha256):
-            reading.fetch(self.bytes, sha256, target)
+            reading.fetch(self.bytes, sha256, target, look=look)
 
     def read(self, sha256: str) -> bytes:
         """Return a small blob whole, checked."""

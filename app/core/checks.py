@@ -55,6 +55,11 @@ def reject(session: Session, model_id: str, check: int, problem: Problem) -> Non
     _conclude(session, model_id, check, status=ModelStatus.REJECTED, rejection=rejection)
 
 
+def give_back(session: Session, model_id: str, check: int, *, pause_s: float) -> None:
+    """Undo a check that came to no verdict on the model: the sweep hints at it again after the pause."""
+    _conclude(session, model_id, check, checks=Model.checks - 1, hint_at=now_plus(pause_s))
+
+
 def sweep(session: Session, *, hint_again_s: float) -> None:
     """Hint again at checks that nobody took or finished; reject a model that killed every one of them."""
     due = session.execute(

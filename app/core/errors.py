@@ -4,7 +4,7 @@ SecateurError
 ├── BadRequest 400 · NotFound 404 · NotAllowed 405 · Conflict 409 (NotReady, TransitionRefused, ResourceInUse)
 ├── TooLarge 413 · UnsupportedMedia 415 · RangeNotSatisfiable 416
 ├── InvalidInput 422 (InvalidSpec, InvalidModel, InvalidDataset …) · LimitReached 429
-├── StorageFull 507 · Unavailable 503
+├── StorageFull 507 · Unavailable 503 (WorkerUnfit: another worker may run the job)
 └── JobError: what ends a job as failed (user, resource, crash, bug)
 """
 
@@ -17,11 +17,15 @@ ERROR_TYPE_PREFIX = "urn:secateur:error:"
 
 
 class Blame(StrEnum):
-    """Whose mistake an error is; it decides whether a retry can help."""
+    """Whose mistake an error is; it decides whether a retry can help.
+
+    `worker`: what one worker lacks alone, so that no number of retries speaks against the job.
+    """
 
     USER = "user"
     TRANSIENT = "transient"
     RESOURCE = "resource"
+    WORKER = "worker"
     BUG = "bug"
 
 
@@ -238,6 +242,24 @@ class StorageFull(SecateurError):
 class Unavailable(SecateurError):
     status, code, title = 503, "unavailable", "A part of the service is not available"
     retryable, retry_after_s, blame = True, 1, Blame.TRANSIENT
+
+
+class WorkerUnfit(Unavailable):
+    """This worker cannot run the job; another one may, or this one later."""
+
+    code, title, blame = "worker_unfit", "The worker cannot run the job", Blame.WORKER
+
+
+class DeviceUnavailable(WorkerUnfit):
+    code, title = "device_unavailable", "The worker's GPU does not work"
+
+
+class SpecUnknown(WorkerUnfit):
+    code, title = "spec_unknown", "The worker's version does not know the job's spec"
+
+
+class FolderBusy(WorkerUnfit):
+    code, title = "folder_busy", "Another process holds the job's work folder"
 
 
 class JobError(SecateurError):

@@ -16,6 +16,8 @@ from app.core.tables import Job
 # Setbacks in a row after which it is no longer believed that it passes by itself: with the pauses between
 # them, about a quarter of an hour.
 MAX_SETBACKS = 10
+# What is wrong with one worker alone lengthens the pauses up to here, far from what ends the job.
+_PASSED_ON_AT_MOST = 5
 _HINTS_AT_ONCE = 50
 
 
@@ -55,16 +57,19 @@ def set_back(
     if job.setbacks >= MAX_SETBACKS and not job.cancel_requested:
         fail(session, lease, problem, class_=class_)
         return
-    _refund(session, lease)
-    session.execute(update(Job).where(held(lease)).values(setbacks=Job.setbacks + 1))
-    _hand_back(
-        session,
-        lease,
-        problem.detail,
-        ended=AttemptEnd.FAILED,
-        class_=class_,
-        delay_s=backoff.draw_s(job.setbacks),
-    )
+    _put_off(session, lease, problem, class_, setbacks=job.setbacks + 1, delay_s=backoff.draw_s(job.setbacks))
+
+
+def pass_on(
+    session: Session, lease: Lease, problem: Problem, class_: AttemptClass, *, backoff: Backoff
+) -> None:
+    """Give a job back that this worker cannot run, for another one, after a pause.
+
+    It costs nothing and never ends the job, however many such workers take it. Raises StaleLease.
+    """
+    job = read_held(session, lease)
+    setbacks = max(job.setbacks, min(job.setbacks + 1, _PASSED_ON_AT_MOST))
+    _put_off(session, lease, problem, class_, setbacks=setbacks, delay_s=backoff.draw_s(job.setbacks))
 
 
 _CLASS_OF_END = {
@@ -128,6 +133,14 @@ def _reclaim_expired(session: Session, job_id: str) -> None:
     )
     if epoch is not None:
         retry_after_crash(session, Lease(job_id, epoch), "the worker fell silent", ended=AttemptEnd.LOST)
+
+
+def _put_off(
+    session: Session, lease: Lease, problem: Problem, class_: AttemptClass, *, setbacks: int, delay_s: float
+) -> None:
+    _refund(session, lease)
+    session.execute(update(Job).where(held(lease)).values(setbacks=setbacks))
+    _hand_back(session, lease, problem.detail, ended=AttemptEnd.FAILED, class_=class_, delay_s=delay_s)
 
 
 def _refund(session: Session, lease: Lease) -> None:

@@ -91,6 +91,17 @@ def submit(context, dataset_id):
 
 
 @pytest.fixture
+def write_runner(monkeypatch, tmp_path):
+    """Return a function that makes a script the runner: a package named worker, first on its path alone."""
+    package = tmp_path / "script" / "worker"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.chdir(tmp_path)
+    return (package / "runner.py").write_text
+
+
+@pytest.fixture
 def in_background():
     """Run a function in a thread that is joined when the test ends."""
     threads = []

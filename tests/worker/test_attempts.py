@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.core.config import Settings
-from app.core.errors import Blame, OutOfMemory, StorageFull, Unavailable
+from app.core.errors import Blame, FolderBusy, OutOfMemory, StorageFull, Unavailable
+from app.core.job_returns import MAX_SETBACKS
 from app.core.tables import Job, JobAttempt
 from tests.support import digits
 from tests.worker.conftest import add_model
@@ -19,17 +20,12 @@ STEP = '{"type": "progress", "stage": "finetune", "fraction": 0.5, "step": 7, "t
 
 
 @pytest.fixture
-def run_script(context, submit, monkeypatch, tmp_path):
-    """Run a job whose runner is a script: a package named worker, first on the path of the runner alone."""
-    package = tmp_path / "script" / "worker"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.chdir(tmp_path)
+def run_script(context, submit, write_runner):
+    """Run a job whose runner is a script."""
     model_id = add_model(context, digits.model_bytes())
 
     def run(script: str, *, given=context, **resources) -> tuple[Job, JobAttempt]:
-        (package / "runner.py").write_text(script)
+        write_runner(script)
         job_id = submit(model_id, resources=resources)
         run_waiting_jobs(given)
         with context.sessions() as session:
@@ -51,13 +47,30 @@ def failed(error: type, blame: Blame) -> Failed:
 
 @pytest.mark.parametrize(
     ("error", "blame", "class_"),
-    [(Unavailable, Blame.TRANSIENT, "transient"), (StorageFull, Blame.RESOURCE, "resource")],
+    [
+        (Unavailable, Blame.TRANSIENT, "transient"),
+        (StorageFull, Blame.RESOURCE, "resource"),
+        (FolderBusy, Blame.WORKER, "transient"),
+    ],
 )
 def test_what_passes_by_itself_is_tried_again_later_and_costs_nothing(run_script, error, blame, class_):
     job, attempt = run_script(say(failed(error, blame)))
     assert (job.status, job.attempt, job.setbacks) == ("queued", 0, 1)
     assert job.next_run_at is not None
     assert (attempt.ended, attempt.class_, attempt.detail) == ("failed", class_, "it was so")
+
+
+@pytest.mark.parametrize(
+    ("error", "blame", "status"), [(Unavailable, "transient", "failed"), (FolderBusy, "worker", "queued")]
+)
+def test_what_one_worker_lacks_never_ends_a_job(context, submit, write_runner, error, blame, status):
+    write_runner(say(failed(error, Blame(blame))))
+    job_id = submit(add_model(context, digits.model_bytes()))
+    with context.sessions.begin() as session:
+        session.execute(update(Job).values(setbacks=MAX_SETBACKS))
+    run_waiting_jobs(context)
+    with context.sessions() as session:
+        assert session.get_one(Job, job_id).status == status
 
 
 def test_memory_that_runs_out_ends_the_job_as_a_want_of_resources(run_script):

@@ -11,6 +11,8 @@ from worker.failure import describe_failure
 from worker.pruning.errors import NothingToPrune, UnreachableTarget
 from worker.pruning.registry import build
 
+# What torch raises for an error of CUDA's, by its base class: its own name changes with the version.
+CudaError = RuntimeError
 UNREACHABLE = UnreachableTarget("no", metric="sparsity", asked=0.9, nearest=0.5)
 
 
@@ -33,6 +35,8 @@ def raised(action) -> Exception:
         (OSError(errno.ENOSPC, "No space left"), "storage_full", Blame.RESOURCE),
         (raised(lambda: torch.empty(1 << 50)), "out_of_memory", Blame.RESOURCE),
         (MemoryError(), "out_of_memory", Blame.RESOURCE),
+        (CudaError("CUDA error: uncorrectable ECC error encountered"), "device_unavailable", Blame.WORKER),
+        (CudaError("CUDA error: device-side assert triggered"), "internal_error", Blame.BUG),
         (PermissionError(errno.EACCES, "no"), "internal_error", Blame.BUG),
         (KeyError("x"), "internal_error", Blame.BUG),
     ],

@@ -1,7 +1,9 @@
 """The worker's copies of remote bytes: checked, bounded, and never taken from a job that reads them."""
 
+import fcntl
 import os
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -48,6 +50,23 @@ def fetched(proxy) -> int:
 
 def cached(tmp_path) -> set[str]:
     return {path.name for path in (tmp_path / "cache" / "blobs").iterdir()}
+
+
+class Stop(Exception):
+    """What the caller of the cache stops with."""
+
+
+def stop() -> None:
+    raise Stop
+
+
+@contextmanager
+def another_holds(folder, name):
+    """Another worker holds a lock of the cache, and does nothing more."""
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    with (folder / "locks" / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def test_bytes_are_fetched_once_for_all_jobs_of_a_machine(blobs, cache, proxy, tmp_path):
@@ -110,3 +129,33 @@ def test_runners_that_start_at_once_share_a_copy(blobs, tmp_path):
         thread.join()
     assert faults == []
     assert len(cached(tmp_path)) <= 2
+
+
+def test_who_waits_for_another_worker_stops_when_told_to(blobs, cache, tmp_path):
+    sha256 = add(blobs, "a")
+    with another_holds(tmp_path / "cache", sha256[:2]), pytest.raises(Stop):
+        cache.into(tmp_path / "job", look=stop)(sha256)
+
+
+def test_who_fetches_stops_when_told_to_and_leaves_nothing(blobs, cache, tmp_path):
+    with pytest.raises(Stop):
+        cache.into(tmp_path / "job", look=stop)(add(blobs, "a"))
+    assert list((tmp_path / "job" / "inputs").iterdir()) == []
+    assert cached(tmp_path) == set()
+
+
+def test_who_hashes_a_copy_stops_when_told_to(blobs, cache, proxy, tmp_path):
+    sha256 = add(blobs, "a")
+    cache.into(tmp_path / "job1")(sha256)
+    with pytest.raises(Stop):
+        cache.into(tmp_path / "job2", look=stop)(sha256)
+    assert fetched(proxy) == 1
+
+
+def test_a_worker_that_sleeps_over_a_lock_keeps_nobody_from_the_bytes(blobs, tmp_path):
+    sha256 = add(blobs, "a")
+    cache = InputCache(blobs, tmp_path / "cache", max_bytes=2 * SIZE, patience_s=0.2)
+    for name in (sha256[:2], "room"):
+        with another_holds(tmp_path / "cache", name):
+            assert hash_file(cache.into(tmp_path / name)(sha256)) == sha256
+    assert cached(tmp_path) == set()

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from app.core.errors import Unavailable
+from app.core.errors import FolderBusy
 from worker.lock import hold_folder
 
 
 def test_a_second_holder_gives_up_after_its_wait(tmp_path):
     with (
         hold_folder(tmp_path, wait_s=1),
-        pytest.raises(Unavailable, match=r"held the work folder for 0\.3 s"),
+        pytest.raises(FolderBusy, match=r"held the work folder for 0\.3 s"),
         hold_folder(tmp_path, wait_s=0.3),
     ):
         pass

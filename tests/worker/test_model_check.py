@@ -1,13 +1,24 @@
 """The deep check of a model: a verdict in the row, once, with names."""
 
 import numpy as np
+import pytest
 from safetensors.numpy import load, save
+from sqlalchemy import select
 
 from app.core import checks
-from app.core.tables import Model
+from app.core.blobs import Blobs
+from app.core.config import Settings
+from app.core.db import now_plus
+from app.core.errors import StorageFull, Unavailable
+from app.core.storage import open_store
+from app.core.tables import Model, OutboxMessage
 from tests.support import digits
+from tests.support.s3 import KEYS
+from tests.support.service import wait_for
 from tests.worker.conftest import add_model
+from worker.input_cache import InputCache
 from worker.model_check import check_hinted_model
+from worker.protocol import Failed
 
 
 def checked(context, data, **changes) -> Model:
@@ -70,3 +81,58 @@ def test_the_verdict_of_an_overtaken_check_changes_nothing(context):
         checks.reject(session, model_id, 1, checks.CheckCrashed("late").problem())
     with context.sessions() as session:
         assert session.get_one(Model, model_id).status == "validating"
+
+
+def is_put_off(context, model_id) -> bool:
+    """Tell whether nothing was held against the model, and nobody is told of it for a while."""
+    with context.sessions.begin() as session:
+        model = session.get_one(Model, model_id)
+        checks.sweep(session, hint_again_s=30.0)
+        hints = session.scalars(select(OutboxMessage)).all()
+        return (model.status, model.checks, hints) == ("validating", 0, [])
+
+
+@pytest.mark.parametrize("error", [StorageFull("no room"), Unavailable("away")])
+def test_what_passes_by_itself_is_not_held_against_a_model(context, write_runner, error):
+    failed = Failed(problem=error.problem(), blame=error.blame)
+    write_runner(f"print({failed.model_dump_json()!r}, flush=True)")
+    model_id = add_model(context, digits.model_bytes())
+    check_hinted_model(context, model_id)
+    assert is_put_off(context, model_id)
+
+
+def test_a_store_that_is_away_is_not_held_against_a_model(context, tmp_path):
+    nowhere = {"store_url": "s3://bucket", "store_s3_endpoint": "http://127.0.0.1:1", "store_s3_retry_s": 0.1}
+    away = Blobs(context.sessions, open_store(Settings(data_dir=tmp_path / "data", **nowhere, **KEYS)))
+    model_id = add_model(context, digits.model_bytes())
+    object.__setattr__(context, "inputs", InputCache(away, tmp_path / "cache", max_bytes=0))
+    check_hinted_model(context, model_id)
+    assert is_put_off(context, model_id)
+
+
+def test_a_work_folder_that_cannot_be_made_is_not_held_against_a_model(context):
+    model_id = add_model(context, digits.model_bytes())
+    context.settings.work_dir.write_text("in the way")
+    check_hinted_model(context, model_id)
+    assert is_put_off(context, model_id)
+
+
+def test_a_process_that_dies_uses_a_check_up(context, write_runner):
+    write_runner("raise SystemExit(9)")
+    model = checked(context, digits.model_bytes())
+    assert (model.status, model.checks) == ("validating", 1)
+
+
+def test_a_worker_that_drains_gives_its_check_back_at_once(context, write_runner, in_background, tmp_path):
+    write_runner(f"import pathlib, sys\npathlib.Path({str(tmp_path / 'runs')!r}).touch()\nsys.stdin.read()")
+    model_id = add_model(context, digits.model_bytes())
+    thread = in_background(check_hinted_model, context, model_id)
+    wait_for((tmp_path / "runs").exists, "the check to run")
+    context.draining.set()
+    thread.join()
+    with context.sessions.begin() as session:
+        model = session.get_one(Model, model_id)
+        assert (model.status, model.checks) == ("validating", 0)
+        assert model.hint_at <= session.scalar(select(now_plus()))
+        checks.sweep(session, hint_again_s=30.0)
+        assert [hint.ref for hint in session.scalars(select(OutboxMessage))] == [model_id]

@@ -45,7 +45,7 @@ def rows(context, tmp_path) -> list[JobCheckpoint]:
 
 def prepare(context, tmp_path, rows, *, epoch: int = 3, start: int = 1, version: str = "1") -> list[str]:
     given = {"start": start, "version": version, "epoch": epoch}
-    return prepare_folder(tmp_path / "work", context.store, rows, **given)
+    return prepare_folder(tmp_path / "work", context.store.fetch, rows, **given)
 
 
 def read(tmp_path) -> str:
@@ -67,9 +67,9 @@ def test_without_room_nothing_is_begun_anew_and_the_newest_counts_once_there_is(
 
 def test_while_the_store_is_away_nothing_is_begun_anew(context, tmp_path, rows):
     nowhere = {"store_url": "s3://bucket", "store_s3_endpoint": "http://127.0.0.1:1", "store_s3_retry_s": 0.1}
-    away = open_store(Settings(data_dir=tmp_path / "data", **nowhere, **KEYS))
+    away = Blobs(context.sessions, open_store(Settings(data_dir=tmp_path / "data", **nowhere, **KEYS)))
     with pytest.raises(StoreUnavailable):
-        prepare_folder(tmp_path / "work", Blobs(context.sessions, away), rows, start=1, version="1", epoch=3)
+        prepare_folder(tmp_path / "work", away.fetch, rows, start=1, version="1", epoch=3)
     assert prepare(context, tmp_path, rows) == []
     assert read(tmp_path) == "step 2"
 

@@ -3,18 +3,30 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.core.storage.errors import BlobDamaged
 from app.core.storage.protocol import BlobStore
 from app.core.storage.staging import room_needed
 
+# Called between the pieces of what is read, gigabytes perhaps: it raises where the reader shall stop.
+Look = Callable[[], None]
+_CHUNK_BYTES = 1 << 20
 
-def hash_file(path: Path) -> str:
+
+def go_on() -> None:
+    """Let a reader read to the end."""
+
+
+def hash_file(path: Path, *, look: Look = go_on) -> str:
     """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            found.update(chunk)
+            look()
+    return found.hexdigest()
 
 
 def iter_verified(store: BlobStore, sha256: str) -> Iterator[bytes]:
@@ -37,13 +49,13 @@ def iter_verified(store: BlobStore, sha256: str) -> Iterator[bytes]:
         yield held
 
 
-def verify(store: BlobStore, sha256: str) -> None:
+def verify(store: BlobStore, sha256: str, *, look: Look = go_on) -> None:
     """Read a blob and compare; raises BlobMissing or BlobDamaged."""
     for _ in iter_verified(store, sha256):
-        pass
+        look()
 
 
-def fetch(store: BlobStore, sha256: str, target: Path) -> None:
+def fetch(store: BlobStore, sha256: str, target: Path, *, look: Look = go_on) -> None:
     """Copy a blob to a local path, which appears only when its digest is right."""
     with room_needed():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +65,7 @@ def fetch(store: BlobStore, sha256: str, target: Path) -> None:
             with os.fdopen(handle, "wb") as file:
                 for chunk in iter_verified(store, sha256):
                     file.write(chunk)
+                    look()
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)

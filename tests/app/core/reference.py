@@ -106,3 +106,8 @@ class ReferenceJob:
             return
         self.setbacks += 1
         self.give_back(epoch, "failed", refund=True)
+
+    def pass_on(self, epoch: int) -> None:
+        self.check(epoch)
+        self.setbacks = self.setbacks + 1 if self.setbacks < 5 else self.setbacks
+        self.give_back(epoch, "failed", refund=True)

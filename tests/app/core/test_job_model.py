@@ -102,7 +102,18 @@ class JobMachine(RuleBasedStateMachine):
         job=any_job,
         back=any_lease,
         way=st.sampled_from(
-            ["succeed", "fail", "cancel", "pause", "release", "crash", "crash", "stall", "set_back"]
+            [
+                "succeed",
+                "fail",
+                "cancel",
+                "pause",
+                "release",
+                "crash",
+                "crash",
+                "stall",
+                "set_back",
+                "pass_on",
+            ]
         ),
     )
     def end_attempt(self, job, back, way):
@@ -131,6 +142,10 @@ class JobMachine(RuleBasedStateMachine):
             "set_back": (
                 lambda s, x: job_returns.set_back(s, x, PROBLEM, AttemptClass.TRANSIENT, backoff=AT_ONCE),
                 model.set_back,
+            ),
+            "pass_on": (
+                lambda s, x: job_returns.pass_on(s, x, PROBLEM, AttemptClass.TRANSIENT, backoff=AT_ONCE),
+                model.pass_on,
             ),
         }[way]
         self._write(job, back, real, expected)

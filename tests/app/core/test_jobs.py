@@ -9,8 +9,8 @@ from sqlalchemy.exc import IntegrityError
 
 from app.core import checkpoints, job_requests, job_returns, jobs, outbox
 from app.core.checkpoints import NewCheckpoint
-from app.core.errors import JobTimeout, NotFound
-from app.core.job_returns import Backoff
+from app.core.errors import JobTimeout, NotFound, WorkerUnfit
+from app.core.job_returns import MAX_SETBACKS, Backoff
 from app.core.jobs import Asked
 from app.core.states import AttemptClass, AttemptEnd, Stage
 from app.core.tables import Job, JobAttempt, JobEvent, OutboxMessage
@@ -105,6 +105,7 @@ def test_an_expired_lease_is_taken_over_and_fences_the_old_owner(sessions, job_i
         lambda s: checkpoints.save(s, old, CHECKPOINT),
         lambda s: job_returns.pause(s, old),
         lambda s: job_returns.set_back(s, old, problem, AttemptClass.TRANSIENT, backoff=BACKOFF),
+        lambda s: job_returns.pass_on(s, old, problem, AttemptClass.TRANSIENT, backoff=BACKOFF),
         lambda s: job_returns.retry_after_crash(s, old, "x", ended=AttemptEnd.CRASHED),
     ):
         with pytest.raises(jobs.StaleLease), sessions.begin() as session:
@@ -155,6 +156,20 @@ def test_a_released_job_costs_no_attempt(sessions, job_id):
             job_returns.release(session, lease, "the worker shuts down")
     job = read(sessions, job_id)
     assert (job.status, job.attempt) == ("queued", 0)
+
+
+def test_a_job_that_no_worker_here_can_run_waits_longer_and_longer_and_never_fails(sessions, job_id):
+    problem = WorkerUnfit("no GPU").problem()
+    for _ in range(2 * MAX_SETBACKS):
+        lease = claim(sessions, job_id)
+        with sessions.begin() as session:
+            job_returns.pass_on(
+                session, lease, problem, AttemptClass.TRANSIENT, backoff=Backoff(first_s=0.0, most_s=0.0)
+            )
+    job = read(sessions, job_id)
+    assert (job.status, job.attempt) == ("queued", 0)
+    # What another worker then meets has its own patience.
+    assert 0 < job.setbacks < MAX_SETBACKS
 
 
 def test_cancelling_a_queued_job_ends_it_at_once(sessions, job_id):
