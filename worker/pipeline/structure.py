@@ -24,6 +24,7 @@ from worker.pruning.layers import Layer, find_layers
 from worker.pruning.plan import make_plan
 from worker.pruning.recipe import read_recipe
 from worker.pruning.removal.blocks import list_names
+from worker.pruning.removal.bounds import find_makers
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
@@ -155,7 +156,6 @@ def _describe(
 
 def _describe_group(group: Group, removal: Removal, layers: Sequence[Layer]) -> StructureGroup:
     axes = [cut.where for cut in group.cuts if isinstance(cut.where, Axis)]
-    outputs = {Axis(name, layer.output_dim) for layer in layers for name in (layer.name, *layer.aliases)}
     blocks = list_names(group)
     within = [layer.name for layer in layers if any(layer.name.startswith(f"{one}.") for one in blocks)]
     gone = tuple(name for name in blocks if removal.rename(name) is None)
@@ -163,7 +163,7 @@ def _describe_group(group: Group, removal: Removal, layers: Sequence[Layer]) -> 
         name=group.name,
         kind=group.kind,
         tensors=tuple(dict.fromkeys([*(axis.tensor for axis in axes), *within])),
-        made_by=tuple(dict.fromkeys([*(axis.tensor for axis in axes if axis in outputs), *within])),
+        made_by=tuple(dict.fromkeys([*find_makers(group, layers), *within])),
         units_before=group.units,
         units_after=_count_kept(group, removal) - len(gone),
         why_not=group.why_not,

@@ -198,6 +198,56 @@ def test_a_layer_tied_to_an_excluded_one_stays_and_says_so() -> None:
         shrink(network(), structure(layers=both), DATA)
 
 
+@pytest.mark.parametrize("asked", ["conv1", "layer1.0.conv2"])
+def test_a_row_for_any_layer_of_a_sum_bounds_what_the_sum_loses(asked: str) -> None:
+    target = {"metric": "parameters", "value": 20_000}
+    for setting, widths in (
+        ({"sparsity": 0.0}, {16}),
+        ({"max_sparsity": 0.25}, {12, 13, 14, 15, 16}),
+        ({"min_sparsity": 0.95}, {1}),
+    ):
+        model = network()
+        rows = [{"match": asked, "set": setting}]
+        shrink(model, structure(layers=rows, ranking="global", target=target), DATA)
+        assert model.get_submodule("conv1").weight.shape[0] in widths, setting  # type: ignore[union-attr, index]
+
+
+def test_the_strictest_rows_of_layers_that_go_together_win() -> None:
+    model = network()
+    rows = [
+        {"match": "conv1", "set": {"min_sparsity": 0.25, "max_sparsity": 0.75}},
+        {"match": "layer1.0.conv2", "set": {"min_sparsity": 0.5, "max_sparsity": 0.5}},
+    ]
+    shrink(model, structure(layers=rows), DATA)
+    assert model.get_submodule("conv1").weight.shape[0] == 8  # type: ignore[union-attr, index]
+
+
+def test_rows_of_layers_that_go_together_may_not_contradict_each_other() -> None:
+    rows = [
+        {"match": "conv1", "set": {"max_sparsity": 0.25}},
+        {"match": "layer1.0.conv2", "set": {"min_sparsity": 0.5}},
+    ]
+    said = r"layer1.0.conv2.weight is to lose at least 0.5 .* conv1.weight, which is to lose at most 0.25"
+    with pytest.raises(ContradictoryRows, match=said):
+        shrink(network(), structure(layers=rows), DATA)
+
+
+def test_a_layer_that_is_no_group_s_first_cannot_be_asked_for_when_it_is_tied_to_an_excluded_one() -> None:
+    rows = [
+        {"match": "conv1", "set": {"exclude": True}},
+        {"match": "layer1.0.conv2", "set": {"sparsity": 0.5}},
+    ]
+    with pytest.raises(ContradictoryRows, match=r"layer1.0.conv2.weight is to lose 0.5 .* conv1.weight"):
+        shrink(network(), structure(layers=rows), DATA)
+
+
+def test_a_row_that_asks_for_more_than_the_largest_fraction_is_met() -> None:
+    model = network()
+    rows = [{"match": "layer3.0.conv1", "set": {"min_sparsity": 0.5}}]
+    shrink(model, structure(layers=rows, max_fraction=0.25, target={"metric": "macs", "value": 1e9}), DATA)
+    assert model.get_submodule("layer3.0.conv1").weight.shape[0] == 32  # type: ignore[union-attr, index]
+
+
 def test_a_target_below_the_smallest_model_names_the_nearest() -> None:
     with pytest.raises(UnreachableTarget, match="even the smallest model is larger") as caught:
         shrink(network(), structure(target={"metric": "parameters", "value": 10}), DATA)
