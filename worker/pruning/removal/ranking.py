@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.pruning.errors import ContradictoryRows
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.recipe import Ranking
 from worker.pruning.removal.tracer import Axis
@@ -98,16 +99,29 @@ def _order_evenly(
     forced: list[tuple[Unit, ...]] = []
     free: list[tuple[float, int, tuple[Unit, ...]]] = []
     for members in classes.values():
-        within = [limits[groups[number].name] for number in members]
-        low, high = max(limit.low for limit in within), min(limit.high for limit in within)
+        low, high = _join([groups[number] for number in members], limits)
         orders = [scores[groups[number].name].argsort(stable=True).tolist() for number in members]
-        for rank in range(max(low, high)):
+        for rank in range(high):
             step = tuple((number, order[rank]) for number, order in zip(members, orders, strict=True))
             if rank < low:
                 forced.append(step)
             else:
                 free.append(((rank + 1) / len(orders[0]), members[0], step))
     return Order(tuple(groups), (*forced, *(step for *_, step in sorted(free))), len(forced), multiple_of)
+
+
+def _join(groups: Sequence[Group], limits: Mapping[str, Limits]) -> tuple[int, int]:
+    """Return how many units have to go, and how many may, of each of several groups of one size."""
+    must = max(groups, key=lambda group: limits[group.name].low)
+    may = min(groups, key=lambda group: limits[group.name].high)
+    low, high = limits[must.name].low, limits[may.name].high
+    if low > high:
+        raise ContradictoryRows(
+            f"{must.name} has to lose at least {low} of its {must.kind}s and {may.name} may lose at most "
+            f"{high}, but the ranking 'uniform' keeps them at one size: give both one bound, or another "
+            "ranking"
+        )
+    return low, high
 
 
 def find_limits(units: int, *, low: float, high: float) -> Limits:

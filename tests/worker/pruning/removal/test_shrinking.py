@@ -101,6 +101,27 @@ def test_uniform_ranking_leaves_groups_of_one_make_at_one_size() -> None:
         assert order.count_units(count) == 3 * count
 
 
+class Likes(nn.Sequential):
+    """Two blocks of one make, each with eight neurons of its own."""
+
+    def __init__(self) -> None:
+        def block() -> nn.Sequential:
+            return nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 64))
+
+        super().__init__(nn.Flatten(), block(), block(), nn.Linear(64, 10))
+
+
+def test_uniform_ranking_refuses_rows_that_want_groups_of_one_make_at_two_sizes() -> None:
+    rows = [{"match": "1.0", "set": {"sparsity": 0.5}}, {"match": "2.0", "set": {"sparsity": 0.0}}]
+    asked = structure(layers=rows, ranking="uniform", target={"metric": "parameters", "value": 1e9})
+    said = r"1.0.weight has to lose at least 4 .* 2.0.weight may lose at most 0.*one size"
+    with pytest.raises(ContradictoryRows, match=said):
+        shrink(Likes(), asked, DATA)
+    model = Likes()
+    shrink(model, {**asked, "ranking": "local"}, DATA)
+    assert [len(model.get_submodule(name).weight) for name in ("1.0", "2.0")] == [4, 8]  # type: ignore[arg-type]
+
+
 def test_local_ranking_takes_the_same_share_of_every_group() -> None:
     groups = [group("a.weight", 10), group("b.weight", 20)]
     given_scores = {"a.weight": torch.arange(10.0), "b.weight": 1000 + torch.arange(20.0)}
