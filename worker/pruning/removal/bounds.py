@@ -1,5 +1,6 @@
 """What a structure lets each group lose: by the kinds it names, its rows, and its largest fraction."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -27,25 +28,31 @@ def mark_groups(model: nn.Module, groups: Sequence[Group], structure: Structure)
 def limit_groups(
     model: nn.Module, groups: Sequence[Group], structure: Structure, units: Mapping[str, int]
 ) -> dict[str, Limits]:
-    """Return what may go of each group now, by its name; fractions are of the `units` it had at first."""
+    """Return what may go of each group now, by its name; fractions are of the `units` it had at first.
+
+    Raises ContradictoryRows where no multiple lies within what the rows ask for.
+    """
     layers = find_layers(model)
     wishes = read_rows(structure.layers, layers)
     limits = {}
     for group in groups:
         at_first = units.get(group.name, group.units)
-        wish = _merge(group, find_makers(group, layers), wishes)
-        # What a row asks for goes before the largest fraction, which is there for all groups.
-        most = max(wish.min_sparsity, min(wish.max_sparsity, structure.max_fraction))
-        whole, gone = find_limits(at_first, low=wish.min_sparsity, high=most), at_first - group.units
-        limits[group.name] = Limits(max(whole.low - gone, 0), max(whole.high - gone, 0))
+        whole, gone = _limit(group, structure, layers, wishes, units=at_first), at_first - group.units
+        limits[group.name] = Limits(max(whole.low - gone, 0), max(whole.high - gone, 0), whole.multiple)
     return limits
 
 
-def find_makers(group: Group, layers: Sequence[Layer]) -> tuple[str, ...]:
-    """Return the names of the tensors whose outputs are the units of a group, in the order of its cuts."""
+def find_makers(group: Group, layers: Sequence[Layer]) -> dict[str, int]:
+    """Return the tensors whose outputs are the units of a group, and how many outputs of each a unit is.
+
+    They come in the order of the group's cuts.
+    """
     outputs = {Axis(name, layer.output_dim) for layer in layers for name in (layer.name, *layer.aliases)}
-    makers = [cut.where.tensor for cut in group.cuts if isinstance(cut.where, Axis) and cut.where in outputs]
-    return tuple(dict.fromkeys(makers))
+    return {
+        cut.where.tensor: cut.index.shape[1]
+        for cut in group.cuts
+        if isinstance(cut.where, Axis) and cut.where in outputs
+    }
 
 
 def _mark(group: Group, structure: Structure, layers: Sequence[Layer], wishes: Mapping[str, Wish]) -> Group:
@@ -68,6 +75,25 @@ def _mark(group: Group, structure: Structure, layers: Sequence[Layer], wishes: M
     return replace(group, why_not=f"is cut together with {excluded[0]}, which is excluded by the recipe")
 
 
+def _limit(
+    group: Group, structure: Structure, layers: Sequence[Layer], wishes: Mapping[str, Wish], *, units: int
+) -> Limits:
+    makers = find_makers(group, layers)
+    wish = _merge(group, makers, wishes)
+    # What a row asks for goes before the largest fraction, which is there for all groups.
+    low, high = wish.min_sparsity, max(wish.min_sparsity, min(wish.max_sparsity, structure.max_fraction))
+    multiple = _count_units(group, makers, structure.multiple_of)
+    limits = find_limits(units, low=low, high=high, multiple=multiple)
+    if limits.low > limits.high:
+        asked = find_limits(units, low=low, high=high)
+        raise ContradictoryRows(
+            f"{group.name} has to keep {units - asked.high} to {units - asked.low} of its {units} "
+            f"{group.kind}s by the rows and max_fraction, which is no multiple of {structure.multiple_of} "
+            "outputs: change the rows or multiple_of"
+        )
+    return limits
+
+
 def _merge(group: Group, makers: Iterable[str], wishes: Mapping[str, Wish]) -> Wish:
     """Return what the rows ask of a group: the most that any layer must lose, the least that any may."""
     asked = _list_asked(makers, wishes)
@@ -82,6 +108,15 @@ def _merge(group: Group, makers: Iterable[str], wishes: Mapping[str, Wish]) -> W
             f"is to lose at most {high:g}"
         )
     return Wish(min_sparsity=low, max_sparsity=high)
+
+
+def _count_units(group: Group, makers: Mapping[str, int], multiple_of: int) -> int:
+    """Return of how many units a multiple has to stay, so that each maker has a multiple of outputs.
+
+    A head is as many outputs as it is wide, so that fewer of them make one.
+    """
+    outputs = makers.values() or [cut.index.shape[1] for cut in group.cuts]
+    return math.lcm(*(multiple_of // math.gcd(multiple_of, count) for count in outputs))
 
 
 def _list_asked(makers: Iterable[str], wishes: Mapping[str, Wish]) -> list[str]:

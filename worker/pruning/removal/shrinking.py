@@ -109,7 +109,7 @@ def _order(
     criterion = cast(Criterion, build("criterion", structure.criterion.name, structure.criterion.params))
     scores = score_units(model, free, criterion, calibration, aggregation=structure.aggregation)
     limits = limit_groups(model, free, structure, units)
-    return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
+    return order_units(free, scores, limits, ranking=structure.ranking)
 
 
 def _order_blocks(
@@ -123,11 +123,11 @@ def _order_blocks(
     if not free and units.keys() <= {group.name for group in groups}:
         raise NothingToPrune(f"no block of the model can be left out: {_tell(groups)}")
     if not free:  # earlier rounds took all that could go
-        return Order((), (), 0)
+        return Order((), (), 0, ())
     criterion = build_block_criterion(structure.criterion)
     scores = score_blocks(model, free, criterion, calibration, aggregation=structure.aggregation)
     limits = limit_blocks(groups, units, structure.max_fraction)
-    return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
+    return order_units(free, scores, limits, ranking=structure.ranking)
 
 
 def _tell(groups: Sequence[Group]) -> str:
