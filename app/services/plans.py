@@ -112,12 +112,16 @@ def _predict_cut(
             why += "; no more may go, so the target will not be reached"
         return {"parameters": blocks.parameters, "macs": blocks.macs}, why
     found = predict(structure, inspection, parameters=parameters, macs=macs)
-    if found is None:
-        return None, f"follows from the target on {structure.target.metric} when the job runs"
+    if isinstance(found, str):
+        return None, found
+    is_bounded = structure.multiple_of > 1 or any(row.set.exclude is None for row in structure.layers)
+    within = ", within what rows and multiple_of allow" if is_bounded else ""
     why = (
-        f"estimated: as if every group lost {found.fraction:.1%} of its units; the ranking decides which go, "
-        "so that only the target itself is certain"
+        f"estimated: as if every group lost {found.fraction:.1%} of its units{within}; the ranking decides "
+        "which go, so that only the target itself is certain"
     )
+    if not found.is_reached:
+        why = "estimated: as if every group lost all that may go; the target will not be reached"
     return {"parameters": found.parameters, "macs": found.macs}, why
 
 
