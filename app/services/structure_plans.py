@@ -13,7 +13,8 @@ from app.services.structure_bounds import Bounds, find_bounds
 _HALVINGS = 40
 # A hair more than a share of units, since 0.29 * 100 is 28.999…
 _HAIR = 1e-9
-_BYTES_A_PARAMETER = 4
+# What is exported is float32.
+BYTES_A_PARAMETER = 4
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,13 @@ class Prediction:
     is_reached: bool
 
 
-def predict(structure: Structure, inspection: JsonObject, *, parameters: int, macs: int) -> Prediction | str:
+def predict(
+    structure: Structure, inspection: JsonObject, *, parameters: int, macs: int, overhead_bytes: int = 0
+) -> Prediction | str:
     """Return what is left when the target is met as the ranking `local` meets it, by equal shares.
 
-    Only a reason comes back where it takes a run to tell.
+    `overhead_bytes` are those of the model's file besides its parameters. Only a reason comes back where it
+    takes a run to tell.
     """
     metric = structure.target.metric
     if metric not in ("parameters", "macs", "size_bytes"):
@@ -45,7 +49,8 @@ def predict(structure: Structure, inspection: JsonObject, *, parameters: int, ma
 
     def at(fraction: float, gone: Sequence[int]) -> Prediction:
         left, products = _count_left(inspection, bounds, gone, parameters=parameters, macs=macs)
-        size = {"parameters": left, "macs": products, "size_bytes": _BYTES_A_PARAMETER * left}[metric]
+        size_bytes = BYTES_A_PARAMETER * left + overhead_bytes
+        size = {"parameters": left, "macs": products, "size_bytes": size_bytes}[metric]
         return Prediction(fraction, left, products, is_reached=size <= structure.target.value)
 
     return _find_first(bounds, at)

@@ -1,5 +1,6 @@
 """Cut the dense model of a job down to its structure's target, and say what came of it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -9,12 +10,12 @@ from torch import nn
 from app.core.errors import DatasetMismatch
 from app.core.report import HistoryRow, StructureGroup, StructureProbe, StructureReport
 from app.core.spec import Structure
+from worker.formats.registry import LoadedModel
 from worker.measure.latency import measure_p50_ms
 from worker.measure.macs import count_macs
 from worker.measure.metrics import METRICS, measure
 from worker.measure.records import record_split
 from worker.models.inputs import Inputs
-from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
 from worker.pipeline.predictions import take_answers
@@ -25,6 +26,7 @@ from worker.pruning.plan import make_plan
 from worker.pruning.recipe import read_recipe
 from worker.pruning.removal.blocks import list_names
 from worker.pruning.removal.bounds import find_makers
+from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
@@ -39,13 +41,14 @@ _JUDGED_ON_TEST = (
 )
 
 
-def cut_structure(job: Job, structure: Structure, folder: StageFolder, network: Network) -> list[str]:
-    """Cut a network in place, keep what was cut in the stage's folder, and return warnings.
+def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: LoadedModel) -> list[str]:
+    """Cut a model in place, keep what was cut in the stage's folder, and return warnings.
 
     What BatchNorm normalises by is measured anew on the cut network, where there are samples to train on: a
     channel less moves the statistics of all that it flowed into.
     Raises what the library finds: a pass that cannot be traced, a target that cannot be reached.
     """
+    network = loaded.network
     layers = find_layers(network.module)
     if structure.cuts_blocks:
         # The recipe's rows speak of the uploaded model: what fits nothing there is refused while it is whole.
@@ -58,7 +61,7 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, network: 
         drawn or [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))],
         make_loss(job),
         seed=job.spec.seed,
-        measures=_list_measures(job, structure, network, batches),
+        measures=_list_measures(job, structure, loaded, batches),
     )
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
     statistics = read_statistics(network.module)
@@ -96,10 +99,14 @@ def list_probe_rows(report: StructureReport) -> tuple[HistoryRow, ...]:
 
 
 def _list_measures(
-    job: Job, structure: Structure, network: Network, batches: Sequence[Inputs]
+    job: Job, structure: Structure, loaded: LoadedModel, batches: Sequence[Inputs]
 ) -> dict[str, Measure]:
+    network = loaded.network
     blank = network.inputs.blank(1, job.device)
-    measures: dict[str, Measure] = {"macs": lambda module: float(count_macs(module, blank).total)}
+    measures: dict[str, Measure] = {
+        "macs": lambda module: float(count_macs(module, blank).total),
+        "size_bytes": _follow_file(loaded),
+    }
     settings = job.spec.evaluation.latency
     if settings is not None:
         batch = network.inputs.blank(settings.batch_size, job.device)
@@ -115,6 +122,23 @@ def _list_measures(
 
         measures["accuracy_drop"] = measure_drop
     return measures
+
+
+def _follow_file(loaded: LoadedModel) -> Measure:
+    """Count the bytes of the file that a cut model is exported as: of the tensors that the upload has."""
+    # They stay the same objects when they are cut, and get other names behind a block that is gone.
+    state = loaded.network.module.state_dict(keep_vars=True)
+    written = Counter(id(state[name]) for name in loaded.tensor_names)
+
+    def measure_bytes(module: nn.Module) -> float:
+        due, tensors = written.copy(), {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if due[id(tensor)] > 0:
+                due[id(tensor)] -= 1
+                tensors[name] = tensor
+        return float(count_file_bytes(tensors))
+
+    return measure_bytes
 
 
 def _count_parameters(module: nn.Module) -> int:

@@ -7,6 +7,7 @@ from worker.measure.model import measure_model
 from worker.models.registry import build
 from worker.pipeline.tracing import describe_blocks, describe_groups
 from worker.pruning.layers import find_layers
+from worker.pruning.removal.file_size import count_file_bytes
 
 
 def inspect(name: str) -> tuple[torch.nn.Module, dict, Model]:
@@ -37,6 +38,6 @@ def inspect(name: str) -> tuple[torch.nn.Module, dict, Model]:
         inspection=found,
         parameters=measured.parameters,
         macs=measured.macs,
-        size_bytes=4 * measured.parameters + 1000,
+        size_bytes=count_file_bytes(network.module.state_dict()),
     )
     return network.module, found, model

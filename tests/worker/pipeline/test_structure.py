@@ -200,6 +200,15 @@ def test_movement_learns_on_the_cut_model(uploads, tmp_path):
     assert run.report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_target_in_bytes_is_one_of_the_file_that_is_exported(uploads, tmp_path):
+    target = {"metric": "size_bytes", "value": uploads.model.stat().st_size // 2}
+    gate = {"metric": "size_bytes", "op": "<=", "value": target["value"]}
+    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}, gates=[gate]))
+    size = (run.output / "artifacts" / "model.safetensors").stat().st_size
+    assert size == run.report.structure.after <= target["value"]
+    assert run.report.gates[0].outcome == "passed"
+
+
 def test_the_most_is_cut_that_the_allowed_drop_leaves(uploads, tmp_path):
     target = {"metric": "accuracy_drop", "value": 0.05}
     run = run_job(tmp_path / "work", make_spec(uploads, structure=STRUCTURE | {"target": target}))

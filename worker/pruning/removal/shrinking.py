@@ -15,6 +15,7 @@ from worker.pruning.removal.block_importance import build_block_criterion, score
 from worker.pruning.removal.blocks import Reasons, find_block_groups, limit_blocks, list_excluded, list_kept
 from worker.pruning.removal.bounds import limit_groups, mark_groups
 from worker.pruning.removal.check import Run, check_together, prove
+from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group, find_groups
 from worker.pruning.removal.importance import score_units
 from worker.pruning.removal.queries import find_query_groups
@@ -53,7 +54,8 @@ def shrink(
 
     `data` are batches (inputs, targets), the first of at least two samples: it is traced, and criteria that
     want data read all. `measures` say how to measure a metric of the model that they are given, in the
-    target's unit: latency_ms and accuracy_drop are only had that way, macs are counted of weights otherwise.
+    target's unit: latency_ms and accuracy_drop are only had that way, macs are counted of weights otherwise,
+    and size_bytes of the safetensors file that holds every tensor once.
     Raises Untraceable, NothingToPrune, UnreachableTarget with the nearest value, and what the criterion
     raises; after the first of several rounds the model may then be smaller already.
     """
@@ -170,8 +172,11 @@ def _find_measure(
 
 
 def _count_bytes(model: nn.Module) -> float:
-    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
-    return float(sum(tensor.nbytes for tensor in tensors.values()))
+    """Count the bytes of the model's file, in which tied weights are written once."""
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name, tensor))
+    return float(count_file_bytes(dict(once.values())))
 
 
 def _count_samples(inputs: Inputs) -> int:
