@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,11 +13,12 @@ from app.core.errors import DatasetMismatch
 from app.core.report import HistoryRow, StructureGroup, StructureProbe, StructureReport
 from app.core.spec import Structure
 from worker.formats.registry import LoadedModel
-from worker.measure.latency import measure_p50_ms
+from worker.measure.latency import measure_p50_ms, time_by_turns
 from worker.measure.macs import count_macs
 from worker.measure.metrics import METRICS, measure
 from worker.measure.records import record_split
 from worker.models.inputs import Inputs
+from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
 from worker.pipeline.predictions import take_answers
@@ -63,6 +66,8 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: L
         seed=job.spec.seed,
         measures=_list_measures(job, structure, loaded, batches),
     )
+    if structure.target.metric == "latency_ms":
+        shrunk = _time_again(job, network, shrunk)
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
     statistics = read_statistics(network.module)
     is_cut = bool(shrunk.removal.kept or shrunk.removal.depths)
@@ -73,8 +78,21 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: L
     refreshed = sum(len(batch.targets) for batch in drawn) if is_refreshed else 0
     report = _describe(structure, shrunk, layers, refreshed)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
-    is_judged = structure.target.metric == "accuracy_drop" and "validation" not in job.splits
-    return [_JUDGED_ON_TEST] if is_judged else []
+    return warn_of_cut(report, has_validation="validation" in job.splits)
+
+
+def warn_of_cut(report: StructureReport, *, has_validation: bool) -> list[str]:
+    """Say where a cut was chosen on the samples that judge it, or is slower than its target in the end."""
+    warnings = []
+    if report.metric == "accuracy_drop" and not has_validation:
+        warnings.append(_JUDGED_ON_TEST)
+    if report.metric == "latency_ms" and report.after > report.target:
+        warnings.append(
+            f"the cut model takes {report.after:.4g} ms, measured by turns with the whole one, and the "
+            f"target is {report.target:g} ms: each size was chosen by one measurement, and these vary; aim "
+            "lower, or give evaluation.latency more repeats"
+        )
+    return warnings
 
 
 def read_structure_report(folder: StageFolder) -> StructureReport:
@@ -122,6 +140,18 @@ def _list_measures(
 
         measures["accuracy_drop"] = measure_drop
     return measures
+
+
+def _time_again(job: Job, network: Network, shrunk: Shrunk) -> Shrunk:
+    """Time the cut model by turns with the whole one: what else the machine did meanwhile slows down both."""
+    settings = job.spec.evaluation.latency
+    if settings is None:  # refused with the spec
+        return shrunk
+    batch = network.inputs.blank(settings.batch_size, job.device)
+    whole = job.read_dense().network.module
+    timings = time_by_turns(whole, network.module, batch, repeats=settings.repeats)
+    before, after = (float(np.median(times)) for times in (timings.dense_ms, timings.pruned_ms))
+    return replace(shrunk, before=before, after=after)
 
 
 def _follow_file(loaded: LoadedModel) -> Measure:

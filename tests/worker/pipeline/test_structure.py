@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.core.errors import ArchitectureMismatch, InvalidSpec
+from app.core.report import StructureReport
 from app.core.spec import JobSpec
 from tests.worker.pipeline.conftest import run_job
 from worker.formats.registry import read_model
 from worker.measure.size import digest_file
+from worker.pipeline.structure import warn_of_cut
 from worker.protocol import ModelInput
 from worker.pruning.errors import UnreachableTarget
 
@@ -244,7 +246,21 @@ def test_a_latency_is_measured_on_the_worker(uploads, tmp_path):
     changes = {"structure": STRUCTURE | {"target": target}, "evaluation": {"latency": {"repeats": 10}}}
     run = run_job(tmp_path / "work", make_spec(uploads, **changes))
     assert run.report.structure.before > 0.0
+    # The last two numbers are not those of the search: both were taken again, by turns.
+    assert run.report.structure.after not in {probe.value for probe in run.report.structure.probes[0]}
     assert run.report.summary.parameters.after == run.report.summary.parameters.before
+
+
+def test_a_latency_over_its_target_in_the_end_is_warned_of():
+    found = StructureReport(
+        metric="latency_ms", target=2.0, before=4.0, after=2.1, batchnorm_samples=0, groups=(), probes=()
+    )
+    (warning,) = warn_of_cut(found, has_validation=True)
+    assert (
+        "the cut model takes 2.1 ms, measured by turns with the whole one, and the target is 2 ms" in warning
+    )
+    assert warn_of_cut(found.model_copy(update={"after": 2.0}), has_validation=True) == []
+    assert warn_of_cut(found.model_copy(update={"metric": "macs"}), has_validation=True) == []
 
 
 def test_a_target_below_the_smallest_model_ends_the_job_with_the_nearest(uploads, tmp_path):
