@@ -99,6 +99,32 @@ def test_each_layer_names_the_group_that_its_outputs_are_in(cut):
     assert all(set(group.made_by) <= set(group.tensors) for group in groups.values())
 
 
+def test_two_of_four_weights_go_of_what_a_cut_left(uploads, tmp_path):
+    """With a multiple of four every input is one of whole groups; only the image's single channel is not."""
+    run = run_job(
+        tmp_path / "work",
+        make_spec(
+            uploads,
+            structure=STRUCTURE | {"multiple_of": 4},
+            recipe={
+                "target": {"value": 0.5},
+                "pattern": {"name": "n_m", "params": {"keep": 2, "of": 4}},
+            },
+            finetune={"max_steps": 10, "batch_size": 64},
+        ),
+    )
+    tensors = load_file(run.output / "artifacts" / "model.safetensors")
+    rows = {layer.name: layer for layer in run.report.layers if layer.prunable}
+    sparse = {name for name, row in rows.items() if row.sparsity > 0.0}
+    assert sparse == rows.keys() - {"conv1.weight"}
+    for name in sparse:
+        groups = tensors[name].movedim(1, -1).reshape(-1, 4)
+        assert ((groups == 0).sum(1) == 2).all(), name
+    assert run.report.summary.parameters.after <= PARAMETERS
+    assert run.report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
+    assert any(group.units_after < group.units_before for group in run.report.structure.groups)
+
+
 def test_the_sizes_that_were_tried_are_in_the_history(cut):
     probes = [row for row in cut.report.history if row.note and row.note.startswith("structure: ")]
     assert min(row.metrics["parameters"] for row in probes) <= PARAMETERS
