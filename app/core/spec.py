@@ -88,9 +88,10 @@ class Structure(Strict):
 
     `ranking` says who competes: units of the whole model by their share of their group's mean (global), units
     of each group by themselves (local), those of groups of one make (isomorphic, Fang et al. 2024,
-    arXiv:2407.04616), or nobody, as all groups of one make keep one size (uniform). Sizes are kept at a
-    multiple of `multiple_of`, where that leaves the target reachable. No group loses more than
-    `max_fraction`. In several `rounds` the rest is scored anew. Whole blocks go alone: `kinds` ["block"].
+    arXiv:2407.04616), or nobody, as all groups of one make keep one size (uniform). What layers put out is
+    kept at a multiple of `multiple_of`, where any of it goes. No group loses more than `max_fraction` unless
+    a row of `layers` asks for it. In several `rounds` the rest is scored anew. Whole blocks go alone: `kinds`
+    ["block"].
     """
 
     criterion: Choice = Choice(name="magnitude", params={"p": 2.0})

@@ -8,9 +8,9 @@ from typing import Any
 from app.core.spec import Structure
 from app.core.tables import JsonObject
 from app.services.layer_rows import merge_rows
+from app.services.structure_plans import BYTES_A_PARAMETER
 
 _Json = Mapping[str, Any]  # Any: what the deep check found, as JSON
-_BYTES_A_PARAMETER = 4
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,12 @@ class BlockPrediction:
 
 
 def predict_blocks(
-    structure: Structure, inspection: JsonObject, *, parameters: int, macs: int
+    structure: Structure, inspection: JsonObject, *, parameters: int, macs: int, overhead_bytes: int = 0
 ) -> BlockPrediction | str:
-    """Return what is left when the target is met; only a reason where it takes a run to tell."""
+    """Return what is left when the target is met; only a reason where it takes a run to tell.
+
+    `overhead_bytes` are those of the model's file besides its parameters.
+    """
     metric = structure.target.metric
     if metric not in ("parameters", "macs", "size_bytes"):
         return f"follows from the target on {metric} when the job runs"
@@ -47,8 +50,9 @@ def predict_blocks(
             macs=macs - gone * (free[0]["macs"] if free else 0),
             is_reached=True,
         )
-        size = found.macs if metric == "macs" else found.parameters
-        if size * (_BYTES_A_PARAMETER if metric == "size_bytes" else 1) <= structure.target.value:
+        size_bytes = BYTES_A_PARAMETER * found.parameters + overhead_bytes
+        size = {"parameters": found.parameters, "macs": found.macs, "size_bytes": size_bytes}[metric]
+        if size <= structure.target.value:
             return found
     return replace(found, is_reached=False)
 

@@ -5,13 +5,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from app.core.huggingface import SHARD, WEIGHTS_ROLE
 from app.core.spec import JobSpec, Structure
 from app.core.states import ModelStatus
-from app.core.tables import Dataset, JsonObject
-from app.services.block_plans import predict_blocks
+from app.core.tables import Dataset, JsonObject, Model
+from app.services.block_plans import BlockPrediction, predict_blocks
 from app.services.layer_rows import Wish, merge_rows
 from app.services.specs import ResolvedSpec
-from app.services.structure_plans import predict
+from app.services.structure_plans import BYTES_A_PARAMETER, Prediction, predict
 
 # A training step costs about three forward passes: forward, gradients of activations, gradients of weights.
 _FORWARDS_A_TRAINING_STEP = 3
@@ -30,7 +31,7 @@ def make_plan(resolved: ResolvedSpec) -> JsonObject | None:
     return {
         "layers": [_plan_layer(spec, layer, wish) for layer, wish in rows],
         "weights": weights,
-        **_plan_sizes(resolved, model.inspection),
+        **_plan_sizes(resolved),
         "time": _estimate_time(spec, resolved.dataset, forward_ms=model.inspection["forward_ms"]),
     }
 
@@ -78,7 +79,7 @@ def _layer_sparsity(
     return None, f"{spec.recipe.allocation.name} decides it from the weights when the job runs"
 
 
-def _plan_sizes(resolved: ResolvedSpec, inspection: JsonObject) -> JsonObject:
+def _plan_sizes(resolved: ResolvedSpec) -> JsonObject:
     """Say what parameters, products and bytes come to; with a structure, by equal shares of every group."""
     spec, model = resolved.spec, resolved.model
     parameters, macs = model.parameters or 0, model.macs or 0
@@ -89,36 +90,58 @@ def _plan_sizes(resolved: ResolvedSpec, inspection: JsonObject) -> JsonObject:
             "size_bytes": _plan_bytes(spec, model.size_bytes),
         }
     before = {"parameters": parameters, "macs": macs, "size_bytes": model.size_bytes}
-    after, why = _predict_cut(spec.structure, inspection, parameters=parameters, macs=macs)
-    if after is not None:
-        share = after["parameters"] / parameters if parameters else 1.0
-        after["size_bytes"] = round(share * model.size_bytes)
+    after, why = _predict_cut(spec.structure, model)
     return {
         name: {"before": value, "after": None if after is None else after[name], "why": why}
         for name, value in before.items()
     }
 
 
-def _predict_cut(
-    structure: Structure, inspection: JsonObject, *, parameters: int, macs: int
-) -> tuple[dict[str, int] | None, str]:
-    """Return what parameters and products come to after the cut, and how that is known or why not."""
+def _predict_cut(structure: Structure, model: Model) -> tuple[dict[str, int] | None, str]:
+    """Return what the sizes come to after the cut, and how that is known or why not."""
+    assert model.inspection is not None
+    parameters, macs, overhead_bytes = model.parameters or 0, model.macs or 0, _count_overhead(model)
+    whole = {"parameters": parameters, "macs": macs, "overhead_bytes": overhead_bytes}
+    found: Prediction | BlockPrediction | str
     if structure.cuts_blocks:
-        blocks = predict_blocks(structure, inspection, parameters=parameters, macs=macs)
-        if isinstance(blocks, str):
-            return None, blocks
-        why = f"{blocks.gone} of {blocks.blocks} blocks go, all of one size; which, the criterion decides"
-        if not blocks.is_reached:
-            why += "; no more may go, so the target will not be reached"
-        return {"parameters": blocks.parameters, "macs": blocks.macs}, why
-    found = predict(structure, inspection, parameters=parameters, macs=macs)
-    if found is None:
-        return None, f"follows from the target on {structure.target.metric} when the job runs"
-    why = (
-        f"estimated: as if every group lost {found.fraction:.1%} of its units; the ranking decides which go, "
-        "so that only the target itself is certain"
+        found = predict_blocks(structure, model.inspection, **whole)
+    else:
+        found = predict(structure, model.inspection, **whole)
+    if isinstance(found, str):
+        return None, found
+    why = _tell_blocks(found) if isinstance(found, BlockPrediction) else _tell_shares(found, structure)
+    size_bytes = BYTES_A_PARAMETER * found.parameters + overhead_bytes
+    return {"parameters": found.parameters, "macs": found.macs, "size_bytes": size_bytes}, why
+
+
+def _count_overhead(model: Model) -> int:
+    """Count the bytes of the weights' files that are no parameters: their headers and buffers.
+
+    Files of half precision say nothing of it, and count none.
+    """
+    files = [
+        file["size_bytes"]
+        for role, file in (model.files or {}).items()
+        if role == WEIGHTS_ROLE or SHARD.fullmatch(role)
+    ]
+    weights = sum(files) if files else model.size_bytes
+    return max(weights - BYTES_A_PARAMETER * (model.parameters or 0), 0)
+
+
+def _tell_blocks(found: BlockPrediction) -> str:
+    why = f"{found.gone} of {found.blocks} blocks go, all of one size; which, the criterion decides"
+    return why if found.is_reached else f"{why}; no more may go, so the target will not be reached"
+
+
+def _tell_shares(found: Prediction, structure: Structure) -> str:
+    if not found.is_reached:
+        return "estimated: as if every group lost all that may go; the target will not be reached"
+    is_bounded = structure.multiple_of > 1 or any(row.set.exclude is None for row in structure.layers)
+    within = ", within what rows and multiple_of allow" if is_bounded else ""
+    return (
+        f"estimated: as if every group lost {found.fraction:.1%} of its units{within}; the ranking decides "
+        "which go, so that only the target itself is certain"
     )
-    return {"parameters": found.parameters, "macs": found.macs}, why
 
 
 def _plan_parameters(spec: JobSpec, parameters: int) -> JsonObject:

@@ -25,6 +25,7 @@ from app.services import faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_row_faults
 from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
+from app.services.structure_bounds import find_group_faults
 from app.services.structures import NEEDS_DATA, list_structure_needs, resolve_structure, tell_unknown
 
 _NEEDS_TRAINING = "training"
@@ -85,6 +86,7 @@ def resolve(
         items += find_row_faults(spec.recipe.layers, layers)
         if spec.structure is not None:
             items += find_row_faults(spec.structure.layers, layers, at="/structure/layers")
+            items += find_group_faults(spec.structure, model.inspection)
     if items or model is None:
         raise faults.refusal(InvalidSpec, items, what="the spec")
     _refuse_rejected(model)

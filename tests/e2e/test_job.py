@@ -168,12 +168,6 @@ def test_every_layer_says_what_can_be_cut_with_it_or_why_it_stays(bench):
     assert by_name["linear.weight"]["cut_why_not"] == "is what the model puts out"
 
 
-TIED = [
-    {"match": "conv1", "set": {"min_sparsity": 0.5}},
-    {"match": "layer1.0.conv2", "set": {"exclude": True}},
-]
-
-
 @pytest.mark.parametrize(
     ("structure", "code", "said"),
     [
@@ -183,9 +177,9 @@ TIED = [
             "even the smallest model is larger: asked for parameters 10, the nearest reachable is ",
         ),
         (
-            {"target": {"metric": "macs", "value": 100_000}, "layers": TIED},
+            {"target": {"metric": "macs", "value": 100_000}, "kinds": ["head"]},
             "pruning_refused",
-            "conv1.weight is to lose 0.5 of its channels, but is cut together with layer1.0.conv2.weight",
+            "nothing of the model can be removed: conv1.weight is a channel, and head are asked for",
         ),
     ],
 )
@@ -196,3 +190,19 @@ def test_a_cut_that_cannot_be_ends_the_job_with_what_could_be(bench, structure, 
     assert (job["status"], job["error"]["code"]) == ("failed", code), job["error"]
     assert said in job["error"]["detail"]
     assert bench.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"] == []
+
+
+TIED = [
+    {"match": "conv1", "set": {"min_sparsity": 0.5}},
+    {"match": "layer1.0.conv2", "set": {"exclude": True}},
+]
+
+
+def test_rows_that_no_cut_could_keep_to_are_refused_before_anything_runs(bench):
+    asked = {"target": {"metric": "macs", "value": 100_000}, "layers": TIED}
+    spec = digits.job_spec(bench.model_id, bench.dataset_id, structure=asked)
+    answer = bench.http.post("/v1/jobs", json=spec)
+    assert answer.status_code == 422
+    [fault] = answer.json()["errors"]
+    assert (fault["pointer"], fault["code"]) == ("/structure/layers", "contradictory_rows")
+    assert "but is cut together with layer1.0.conv2.weight, which is excluded" in fault["detail"]

@@ -73,7 +73,7 @@ def job_spec(model_id: str, dataset_id: str | None = None, **changes: Any) -> di
 
 
 def inspection(*, classes: int = 10) -> dict[str, Any]:
-    """What the deep check finds in the model above."""
+    """What the deep check finds in the model above, of its groups the first."""
     layers = []
     for name, shape in LAYERS.items():
         for kind, own in (("weight", shape), ("bias", shape[:1])):
@@ -97,6 +97,19 @@ def inspection(*, classes: int = 10) -> dict[str, Any]:
         "input_signature": {"shape": INPUT_SHAPE, "dtype": "float32", "classes": classes},
         "forward_ms": 0.01,
         "layers": layers,
+        "groups": [
+            {
+                "name": "fc1.weight",
+                "kind": "neuron",
+                "units": 300,
+                "why_not": None,
+                "cuts": [
+                    {"tensor": "fc1.weight", "axis": 0, "positions": 1},
+                    {"tensor": "fc1.bias", "axis": 0, "positions": 1},
+                    {"tensor": "fc2.weight", "axis": 1, "positions": 1},
+                ],
+            }
+        ],
     }
 
 

@@ -18,10 +18,11 @@ def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data
 
     Where the training that follows has to find out what to prune, there is nothing to be done yet.
     """
-    network = job.read_dense().network
+    loaded = job.read_dense()
+    network = loaded.network
     warnings: list[JsonValue] = []
     if job.spec.structure is not None:
-        warnings += cut_structure(job, job.spec.structure, folder, network)
+        warnings += cut_structure(job, job.spec.structure, folder, loaded)
     pruner = make_pruner(job, network)
     if job.spec.finetune is not None and pruner.learns_scores:
         reason = f"{job.spec.recipe.criterion.name} learns from the training what to prune"

@@ -1,15 +1,19 @@
 """Cut the dense model of a job down to its structure's target, and say what came of it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from app.core.errors import DatasetMismatch
 from app.core.report import HistoryRow, StructureGroup, StructureProbe, StructureReport
 from app.core.spec import Structure
-from worker.measure.latency import measure_p50_ms
+from worker.formats.registry import LoadedModel
+from worker.measure.latency import measure_p50_ms, time_by_turns
 from worker.measure.macs import count_macs
 from worker.measure.metrics import METRICS, measure
 from worker.measure.records import record_split
@@ -24,6 +28,8 @@ from worker.pruning.layers import Layer, find_layers
 from worker.pruning.plan import make_plan
 from worker.pruning.recipe import read_recipe
 from worker.pruning.removal.blocks import list_names
+from worker.pruning.removal.bounds import find_makers
+from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
@@ -38,13 +44,14 @@ _JUDGED_ON_TEST = (
 )
 
 
-def cut_structure(job: Job, structure: Structure, folder: StageFolder, network: Network) -> list[str]:
-    """Cut a network in place, keep what was cut in the stage's folder, and return warnings.
+def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: LoadedModel) -> list[str]:
+    """Cut a model in place, keep what was cut in the stage's folder, and return warnings.
 
     What BatchNorm normalises by is measured anew on the cut network, where there are samples to train on: a
     channel less moves the statistics of all that it flowed into.
     Raises what the library finds: a pass that cannot be traced, a target that cannot be reached.
     """
+    network = loaded.network
     layers = find_layers(network.module)
     if structure.cuts_blocks:
         # The recipe's rows speak of the uploaded model: what fits nothing there is refused while it is whole.
@@ -57,8 +64,10 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, network: 
         drawn or [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))],
         make_loss(job),
         seed=job.spec.seed,
-        measures=_list_measures(job, structure, network, batches),
+        measures=_list_measures(job, structure, loaded, batches),
     )
+    if structure.target.metric == "latency_ms":
+        shrunk = _time_again(job, network, shrunk)
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
     statistics = read_statistics(network.module)
     is_cut = bool(shrunk.removal.kept or shrunk.removal.depths)
@@ -69,8 +78,21 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, network: 
     refreshed = sum(len(batch.targets) for batch in drawn) if is_refreshed else 0
     report = _describe(structure, shrunk, layers, refreshed)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
-    is_judged = structure.target.metric == "accuracy_drop" and "validation" not in job.splits
-    return [_JUDGED_ON_TEST] if is_judged else []
+    return warn_of_cut(report, has_validation="validation" in job.splits)
+
+
+def warn_of_cut(report: StructureReport, *, has_validation: bool) -> list[str]:
+    """Say where a cut was chosen on the samples that judge it, or is slower than its target in the end."""
+    warnings = []
+    if report.metric == "accuracy_drop" and not has_validation:
+        warnings.append(_JUDGED_ON_TEST)
+    if report.metric == "latency_ms" and report.after > report.target:
+        warnings.append(
+            f"the cut model takes {report.after:.4g} ms, measured by turns with the whole one, and the "
+            f"target is {report.target:g} ms: each size was chosen by one measurement, and these vary; aim "
+            "lower, or give evaluation.latency more repeats"
+        )
+    return warnings
 
 
 def read_structure_report(folder: StageFolder) -> StructureReport:
@@ -95,10 +117,14 @@ def list_probe_rows(report: StructureReport) -> tuple[HistoryRow, ...]:
 
 
 def _list_measures(
-    job: Job, structure: Structure, network: Network, batches: Sequence[Inputs]
+    job: Job, structure: Structure, loaded: LoadedModel, batches: Sequence[Inputs]
 ) -> dict[str, Measure]:
+    network = loaded.network
     blank = network.inputs.blank(1, job.device)
-    measures: dict[str, Measure] = {"macs": lambda module: float(count_macs(module, blank).total)}
+    measures: dict[str, Measure] = {
+        "macs": lambda module: float(count_macs(module, blank).total),
+        "size_bytes": _follow_file(loaded),
+    }
     settings = job.spec.evaluation.latency
     if settings is not None:
         batch = network.inputs.blank(settings.batch_size, job.device)
@@ -114,6 +140,35 @@ def _list_measures(
 
         measures["accuracy_drop"] = measure_drop
     return measures
+
+
+def _time_again(job: Job, network: Network, shrunk: Shrunk) -> Shrunk:
+    """Time the cut model by turns with the whole one: what else the machine did meanwhile slows down both."""
+    settings = job.spec.evaluation.latency
+    if settings is None:  # refused with the spec
+        return shrunk
+    batch = network.inputs.blank(settings.batch_size, job.device)
+    whole = job.read_dense().network.module
+    timings = time_by_turns(whole, network.module, batch, repeats=settings.repeats)
+    before, after = (float(np.median(times)) for times in (timings.dense_ms, timings.pruned_ms))
+    return replace(shrunk, before=before, after=after)
+
+
+def _follow_file(loaded: LoadedModel) -> Measure:
+    """Count the bytes of the file that a cut model is exported as: of the tensors that the upload has."""
+    # They stay the same objects when they are cut, and get other names behind a block that is gone.
+    state = loaded.network.module.state_dict(keep_vars=True)
+    written = Counter(id(state[name]) for name in loaded.tensor_names)
+
+    def measure_bytes(module: nn.Module) -> float:
+        due, tensors = written.copy(), {}
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if due[id(tensor)] > 0:
+                due[id(tensor)] -= 1
+                tensors[name] = tensor
+        return float(count_file_bytes(tensors))
+
+    return measure_bytes
 
 
 def _count_parameters(module: nn.Module) -> int:
@@ -155,7 +210,6 @@ def _describe(
 
 def _describe_group(group: Group, removal: Removal, layers: Sequence[Layer]) -> StructureGroup:
     axes = [cut.where for cut in group.cuts if isinstance(cut.where, Axis)]
-    outputs = {Axis(name, layer.output_dim) for layer in layers for name in (layer.name, *layer.aliases)}
     blocks = list_names(group)
     within = [layer.name for layer in layers if any(layer.name.startswith(f"{one}.") for one in blocks)]
     gone = tuple(name for name in blocks if removal.rename(name) is None)
@@ -163,7 +217,7 @@ def _describe_group(group: Group, removal: Removal, layers: Sequence[Layer]) -> 
         name=group.name,
         kind=group.kind,
         tensors=tuple(dict.fromkeys([*(axis.tensor for axis in axes), *within])),
-        made_by=tuple(dict.fromkeys([*(axis.tensor for axis in axes if axis in outputs), *within])),
+        made_by=tuple(dict.fromkeys([*find_makers(group, layers), *within])),
         units_before=group.units,
         units_after=_count_kept(group, removal) - len(gone),
         why_not=group.why_not,

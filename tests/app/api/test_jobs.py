@@ -170,6 +170,17 @@ def structure(**changes):
             "no_layer_matches",
             "closest",
         ),
+        (
+            structure(
+                layers=[
+                    {"match": "fc1", "set": {"min_sparsity": 0.5}},
+                    {"match": "fc2", "set": {"exclude": True}},
+                ]
+            ),
+            "/structure/layers",
+            "contradictory_rows",
+            "fc1.weight is to lose 0.5 of its neurons, but is cut together with fc2.weight, which is",
+        ),
         (recipe(pattern={"name": "stripes"}), "/recipe/pattern/name", "unknown_pattern", "unstructured"),
         (recipe(allocation={"name": "x"}), "/recipe/allocation/name", "unknown_allocation", "global"),
         (recipe(schedule={"name": "x"}), "/recipe/schedule/name", "unknown_schedule", "one_shot"),

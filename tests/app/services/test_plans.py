@@ -10,10 +10,9 @@ from app.core.spec import JobSpec
 from app.core.tables import Dataset, Model
 from app.services.plans import make_plan
 from app.services.specs import ResolvedSpec
+from tests.app.services.inspections import inspect
 from worker.measure.macs import count_macs
-from worker.measure.model import measure_model
 from worker.models.registry import build
-from worker.pipeline.tracing import describe_blocks, describe_groups
 from worker.pruning import prune
 from worker.pruning.layers import find_layers
 from worker.pruning.removal.shrinking import shrink
@@ -135,78 +134,6 @@ def test_nothing_is_planned_for_a_model_that_is_still_checked():
     assert make_plan(ResolvedSpec(spec, Model(status="validating"), None)) is None
 
 
-def inspect(name: str) -> tuple[torch.nn.Module, dict, Model]:
-    """Return a network and the model row that its deep check would have left."""
-    network = build({"library": "secateur", "name": name, "params": {}})
-    measured = measure_model(network)
-    groups, _ = describe_groups(network)
-    layers = [
-        {
-            "name": layer.name,
-            "shape": list(layer.shape),
-            "parameters": layer.numel,
-            "macs": measured.tensors[layer.name].macs,
-            "prunable": layer.is_prunable,
-            "why_not": layer.why_not,
-        }
-        for layer in find_layers(network.module)
-    ]
-    found = {
-        "layers": layers,
-        "groups": [g.model_dump(mode="json") for g in groups],
-        "blocks": [block.model_dump(mode="json") for block in describe_blocks(network)],
-        "forward_ms": 0.5,
-    }
-    model = Model(
-        status="ready",
-        inspection=found,
-        parameters=measured.parameters,
-        macs=measured.macs,
-        size_bytes=4 * measured.parameters + 1000,
-    )
-    return network.module, found, model
-
-
-@pytest.mark.parametrize("metric", ["parameters", "macs", "size_bytes"])
-@pytest.mark.parametrize("name", ["resnet8x8", "vit-small-images", "lenet-300-100"])
-def test_a_structure_s_sizes_are_predicted_as_equal_shares_leave_them(name, metric):
-    network, _, model = inspect(name)
-    target = {"metric": metric, "value": 0.5 * getattr(model, metric)}
-    spec = JobSpec.model_validate_json(
-        json.dumps({"model_id": MODEL_ID, "structure": {"target": target, "ranking": "local"}})
-    )
-    planned = make_plan(ResolvedSpec(spec, model, None))
-    assert planned is not None
-    assert planned[metric]["after"] == pytest.approx(target["value"], rel=0.02)
-    data = [(torch.randn(4, 28, 28) if "lenet" in name else torch.randn(4, 1, 8, 8), torch.zeros(4).long())]
-    limit = planned["parameters"]["after"]
-    shrink(network, {"target": {"metric": "parameters", "value": limit}, "ranking": "local"}, data)
-    done = sum(parameter.numel() for parameter in network.parameters())
-    # Shares of few heads or channels are coarse.
-    assert done == pytest.approx(limit, rel=0.15)
-    assert "estimated: as if every group lost" in planned["macs"]["why"]
-
-
-def test_what_only_a_run_can_tell_of_a_structure_is_said_to_be_open():
-    _, _, model = inspect("lenet-300-100")
-    structure = {"target": {"metric": "latency_ms", "value": 1.0}}
-    spec = JobSpec.model_validate_json(json.dumps({"model_id": MODEL_ID, "structure": structure}))
-    planned = make_plan(ResolvedSpec(spec, model, None))
-    assert planned is not None
-    assert planned["macs"]["after"] is None
-    assert "target on latency_ms" in planned["macs"]["why"]
-
-
-def test_an_excluded_layer_is_predicted_to_stay_whole():
-    _, _, model = inspect("lenet-300-100")
-    rows = [{"match": "fc*", "set": {"exclude": True}}]
-    structure = {"target": {"metric": "parameters", "value": 100}, "layers": rows}
-    spec = JobSpec.model_validate_json(json.dumps({"model_id": MODEL_ID, "structure": structure}))
-    planned = make_plan(ResolvedSpec(spec, model, None))
-    assert planned is not None
-    assert planned["parameters"]["after"] is None
-
-
 def plan_blocks(model: Model, metric: str, value: float, **structure) -> dict:
     asked = {"kinds": ["block"], "target": {"metric": metric, "value": value}, **structure}
     spec = JobSpec.model_validate_json(json.dumps({"model_id": MODEL_ID, "structure": asked}))
@@ -219,8 +146,7 @@ def plan_blocks(model: Model, metric: str, value: float, **structure) -> dict:
 @pytest.mark.parametrize("metric", ["parameters", "macs", "size_bytes"])
 def test_sizes_without_equal_blocks_are_predicted_exactly(metric, share):
     network, _, model = inspect("vit-small-images")
-    # The file's header is no tensor.
-    whole = 4 * model.parameters if metric == "size_bytes" else getattr(model, metric)
+    whole = getattr(model, metric)
     planned = plan_blocks(model, metric, share * whole)
     structure = {"kinds": ["block"], "target": {"metric": metric, "value": share * whole}}
     blank = torch.zeros(1, 1, 8, 8)

@@ -232,6 +232,16 @@ def test_a_gpt_loses_layers_and_its_tied_embeddings_hold(tmp_path):
     assert run.report.summary.metrics[0].name == "perplexity"
 
 
+def test_a_target_in_bytes_is_one_of_the_file_without_the_blocks(tmp_path):
+    folder = make_gpt2_folder(tmp_path / "model", n_layer=3)
+    target = {"metric": "size_bytes", "value": 0.8 * (folder / "model.safetensors").stat().st_size}
+    run = cut_folder(
+        tmp_path, folder, "transformer.h", dataset=language(tmp_path), structure={"target": target}
+    )
+    size = (run.output / "artifacts" / "model.safetensors").stat().st_size
+    assert size == run.report.structure.after <= target["value"]
+
+
 @pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "llama", "qwen3"])
 def test_each_family_says_its_depth_in_its_own_words(tmp_path, model_type):
     classes = None if model_type in ("llama", "qwen3") else 2

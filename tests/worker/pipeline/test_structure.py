@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.core.errors import ArchitectureMismatch, InvalidSpec
+from app.core.report import StructureReport
 from app.core.spec import JobSpec
 from tests.worker.pipeline.conftest import run_job
 from worker.formats.registry import read_model
 from worker.measure.size import digest_file
+from worker.pipeline.structure import warn_of_cut
 from worker.protocol import ModelInput
 from worker.pruning.errors import UnreachableTarget
 
@@ -95,6 +97,32 @@ def test_each_layer_names_the_group_that_its_outputs_are_in(cut):
     shared = [group for group in groups.values() if sum(row.group == group.name for row in rows.values()) > 1]
     assert shared, "residual sums tie the outputs of several layers"
     assert all(set(group.made_by) <= set(group.tensors) for group in groups.values())
+
+
+def test_two_of_four_weights_go_of_what_a_cut_left(uploads, tmp_path):
+    """With a multiple of four every input is one of whole groups; only the image's single channel is not."""
+    run = run_job(
+        tmp_path / "work",
+        make_spec(
+            uploads,
+            structure=STRUCTURE | {"multiple_of": 4},
+            recipe={
+                "target": {"value": 0.5},
+                "pattern": {"name": "n_m", "params": {"keep": 2, "of": 4}},
+            },
+            finetune={"max_steps": 10, "batch_size": 64},
+        ),
+    )
+    tensors = load_file(run.output / "artifacts" / "model.safetensors")
+    rows = {layer.name: layer for layer in run.report.layers if layer.prunable}
+    sparse = {name for name, row in rows.items() if row.sparsity > 0.0}
+    assert sparse == rows.keys() - {"conv1.weight"}
+    for name in sparse:
+        groups = tensors[name].movedim(1, -1).reshape(-1, 4)
+        assert ((groups == 0).sum(1) == 2).all(), name
+    assert run.report.summary.parameters.after <= PARAMETERS
+    assert run.report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
+    assert any(group.units_after < group.units_before for group in run.report.structure.groups)
 
 
 def test_the_sizes_that_were_tried_are_in_the_history(cut):
@@ -200,6 +228,15 @@ def test_movement_learns_on_the_cut_model(uploads, tmp_path):
     assert run.report.summary.sparsity.masked == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_target_in_bytes_is_one_of_the_file_that_is_exported(uploads, tmp_path):
+    target = {"metric": "size_bytes", "value": uploads.model.stat().st_size // 2}
+    gate = {"metric": "size_bytes", "op": "<=", "value": target["value"]}
+    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}, gates=[gate]))
+    size = (run.output / "artifacts" / "model.safetensors").stat().st_size
+    assert size == run.report.structure.after <= target["value"]
+    assert run.report.gates[0].outcome == "passed"
+
+
 def test_the_most_is_cut_that_the_allowed_drop_leaves(uploads, tmp_path):
     target = {"metric": "accuracy_drop", "value": 0.05}
     run = run_job(tmp_path / "work", make_spec(uploads, structure=STRUCTURE | {"target": target}))
@@ -235,7 +272,21 @@ def test_a_latency_is_measured_on_the_worker(uploads, tmp_path):
     changes = {"structure": STRUCTURE | {"target": target}, "evaluation": {"latency": {"repeats": 10}}}
     run = run_job(tmp_path / "work", make_spec(uploads, **changes))
     assert run.report.structure.before > 0.0
+    # The last two numbers are not those of the search: both were taken again, by turns.
+    assert run.report.structure.after not in {probe.value for probe in run.report.structure.probes[0]}
     assert run.report.summary.parameters.after == run.report.summary.parameters.before
+
+
+def test_a_latency_over_its_target_in_the_end_is_warned_of():
+    found = StructureReport(
+        metric="latency_ms", target=2.0, before=4.0, after=2.1, batchnorm_samples=0, groups=(), probes=()
+    )
+    (warning,) = warn_of_cut(found, has_validation=True)
+    assert (
+        "the cut model takes 2.1 ms, measured by turns with the whole one, and the target is 2 ms" in warning
+    )
+    assert warn_of_cut(found.model_copy(update={"after": 2.0}), has_validation=True) == []
+    assert warn_of_cut(found.model_copy(update={"metric": "macs"}), has_validation=True) == []
 
 
 def test_a_target_below_the_smallest_model_ends_the_job_with_the_nearest(uploads, tmp_path):

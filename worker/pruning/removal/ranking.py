@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.pruning.errors import ContradictoryRows
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.recipe import Ranking
 from worker.pruning.removal.tracer import Axis
@@ -14,10 +15,11 @@ from worker.pruning.removal.tracer import Axis
 
 @dataclass(frozen=True)
 class Limits:
-    """How many units of a group have to go, and how many may."""
+    """How many units of a group have to go, and how many may; what stays is a `multiple`, or all of it."""
 
     low: int
     high: int
+    multiple: int = 1
 
 
 Unit = tuple[int, int]
@@ -27,17 +29,18 @@ Unit = tuple[int, int]
 class Order:
     """Units as (group, unit) in the steps in which they go; the first `forced` steps in any case.
 
-    A step is one unit, or one of every group where these keep equal sizes.
+    A step is one unit, or one of every group where these keep equal sizes. `multiples` are of units, one a
+    group.
     """
 
     groups: tuple[Group, ...]
     steps: tuple[tuple[Unit, ...], ...]
     forced: int
-    multiple_of: int = 1
+    multiples: tuple[int, ...]
 
     def count_units(self, count: int) -> int:
-        """Return how many units go in the first `count` steps."""
-        return sum(map(len, self.steps[:count]))
+        """Return how many units are gone after the first `count` steps."""
+        return sum(int((~mask).sum()) for mask in self.keep(count).values())
 
     def keep(self, count: int) -> dict[str, Tensor]:
         """Return what is kept after the first `count` steps, bool [units] by group name.
@@ -52,11 +55,24 @@ class Order:
         for number, group in enumerate(self.groups):
             removed = gone[number]
             left = group.units - len(removed)
-            left = min(-(-left // self.multiple_of) * self.multiple_of, group.units)
+            left = min(_round_up(left, self.multiples[number]), group.units)
             mask = torch.ones(group.units, dtype=torch.bool)
             mask[removed[: group.units - left]] = False
             kept[group.name] = mask
         return kept
+
+
+def find_limits(units: int, *, low: float, high: float, multiple: int = 1) -> Limits:
+    """Return limits in units from fractions of a group of so many, to the nearest unit; one always stays.
+
+    They are such that what stays is a multiple, or everything where nothing has to go. Where no such size
+    lies between the fractions, the low limit is over the high one.
+    """
+    most = min(round(high * units), units - 1)
+    least = min(round(low * units), most)
+    largest = units if least == 0 else (units - least) // multiple * multiple
+    smallest = min(_round_up(units - most, multiple), units)
+    return Limits(units - largest, units - smallest, multiple)
 
 
 def order_units(
@@ -65,14 +81,14 @@ def order_units(
     limits: Mapping[str, Limits],
     *,
     ranking: Ranking,
-    multiple_of: int = 1,
 ) -> Order:
     """Order the units of all groups, the least important first, ties by group and position.
 
-    Within a group the order is always that of the scores.
+    Within a group the order is always that of the scores. Raises ContradictoryRows where groups that keep one
+    size have limits that do not meet.
     """
     if ranking == "uniform":
-        return _order_evenly(groups, scores, limits, multiple_of)
+        return _order_evenly(groups, scores, limits)
     keys = _compare(groups, scores, ranking)
     everyone = sorted(
         (key, group, unit) for group, values in enumerate(keys) for unit, key in enumerate(values)
@@ -85,11 +101,11 @@ def order_units(
         if counts[number] < limit.high:
             (forced if counts[number] < limit.low else free).append(((number, unit),))
             counts[number] += 1
-    return Order(tuple(groups), (*forced, *free), len(forced), multiple_of)
+    return Order(tuple(groups), (*forced, *free), len(forced), _list_multiples(groups, limits))
 
 
 def _order_evenly(
-    groups: Sequence[Group], scores: Mapping[str, Tensor], limits: Mapping[str, Limits], multiple_of: int
+    groups: Sequence[Group], scores: Mapping[str, Tensor], limits: Mapping[str, Limits]
 ) -> Order:
     """Take one unit of every group of one make and size at a time, all makes at an equal pace."""
     classes: dict[object, list[int]] = defaultdict(list)
@@ -98,22 +114,38 @@ def _order_evenly(
     forced: list[tuple[Unit, ...]] = []
     free: list[tuple[float, int, tuple[Unit, ...]]] = []
     for members in classes.values():
-        within = [limits[groups[number].name] for number in members]
-        low, high = max(limit.low for limit in within), min(limit.high for limit in within)
+        low, high = _join([groups[number] for number in members], limits)
         orders = [scores[groups[number].name].argsort(stable=True).tolist() for number in members]
-        for rank in range(max(low, high)):
+        for rank in range(high):
             step = tuple((number, order[rank]) for number, order in zip(members, orders, strict=True))
             if rank < low:
                 forced.append(step)
             else:
                 free.append(((rank + 1) / len(orders[0]), members[0], step))
-    return Order(tuple(groups), (*forced, *(step for *_, step in sorted(free))), len(forced), multiple_of)
+    steps = (*forced, *(step for *_, step in sorted(free)))
+    return Order(tuple(groups), steps, len(forced), _list_multiples(groups, limits))
 
 
-def find_limits(units: int, *, low: float, high: float) -> Limits:
-    """Return limits in units from fractions of a group of so many; one unit always stays."""
-    most = min(round(high * units), units - 1)
-    return Limits(min(round(low * units), most), most)
+def _join(groups: Sequence[Group], limits: Mapping[str, Limits]) -> tuple[int, int]:
+    """Return how many units have to go, and how many may, of each of several groups of one size."""
+    must = max(groups, key=lambda group: limits[group.name].low)
+    may = min(groups, key=lambda group: limits[group.name].high)
+    low, high = limits[must.name].low, limits[may.name].high
+    if low > high:
+        raise ContradictoryRows(
+            f"{must.name} has to lose at least {low} of its {must.kind}s and {may.name} may lose at most "
+            f"{high}, but the ranking 'uniform' keeps them at one size: give both one bound, or another "
+            "ranking"
+        )
+    return low, high
+
+
+def _list_multiples(groups: Sequence[Group], limits: Mapping[str, Limits]) -> tuple[int, ...]:
+    return tuple(limits[group.name].multiple for group in groups)
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def _compare(groups: Sequence[Group], scores: Mapping[str, Tensor], ranking: Ranking) -> list[list[float]]:

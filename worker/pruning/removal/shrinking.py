@@ -1,28 +1,28 @@
 """Cut a model down to a target: find what can go, rank it, search how much of it has to, and remove that."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from worker.pruning.errors import ContradictoryRows, MissingData, NothingToPrune, UnsupportedTarget
+from worker.pruning.errors import MissingData, NothingToPrune, UnsupportedTarget
 from worker.pruning.layers import find_layers
 from worker.pruning.macs import count_macs
 from worker.pruning.protocols import Criterion
 from worker.pruning.registry import build
 from worker.pruning.removal.block_importance import build_block_criterion, score_blocks
 from worker.pruning.removal.blocks import Reasons, find_block_groups, limit_blocks, list_excluded, list_kept
+from worker.pruning.removal.bounds import limit_groups, mark_groups
 from worker.pruning.removal.check import Run, check_together, prove
+from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group, find_groups
 from worker.pruning.removal.importance import score_units
 from worker.pruning.removal.queries import find_query_groups
-from worker.pruning.removal.ranking import Limits, Order, find_limits, order_units
+from worker.pruning.removal.ranking import Order, order_units
 from worker.pruning.removal.recipe import Structure, read_structure
 from worker.pruning.removal.search import Probe, find_fewest, find_most
 from worker.pruning.removal.surgery import Removal, compose, plan_removal, remove, removed
-from worker.pruning.removal.tracer import Axis
-from worker.pruning.rows import Wish, read_rows
 from worker.pruning.statistics.calibration import Batch, Calibration, Inputs, Loss
 
 Measure = Callable[[nn.Module], float]
@@ -54,7 +54,8 @@ def shrink(
 
     `data` are batches (inputs, targets), the first of at least two samples: it is traced, and criteria that
     want data read all. `measures` say how to measure a metric of the model that they are given, in the
-    target's unit: latency_ms and accuracy_drop are only had that way, macs are counted of weights otherwise.
+    target's unit: latency_ms and accuracy_drop are only had that way, macs are counted of weights otherwise,
+    and size_bytes of the safetensors file that holds every tensor once.
     Raises Untraceable, NothingToPrune, UnreachableTarget with the nearest value, and what the criterion
     raises; after the first of several rounds the model may then be smaller already.
     """
@@ -92,27 +93,7 @@ def find_removable(
         return find_block_groups(model, _make_run(inputs), kept)
     args, kwargs = _call(inputs)
     groups = (*find_groups(model, *args, **kwargs), *find_query_groups(model))
-    wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
-    marked = [_mark(group, structure, wishes) for group in groups]
-    return prove(model, marked, _make_run(inputs))
-
-
-def _mark(group: Group, structure: Structure, wishes: Mapping[str, Wish]) -> Group:
-    if not group.is_removable:
-        return group
-    if group.kind not in structure.kinds:
-        return replace(group, why_not=f"is a {group.kind}, and {', '.join(structure.kinds)} are asked for")
-    members = {cut.where.tensor for cut in group.cuts if isinstance(cut.where, Axis)}
-    excluded = sorted(name for name in members if name in wishes and wishes[name].is_excluded)
-    if not excluded:
-        return group
-    asked = wishes.get(group.owner, Wish())
-    if asked.min_sparsity > 0.0:
-        raise ContradictoryRows(
-            f"{group.name} is to lose {asked.min_sparsity:g} of its {group.kind}s, but is cut together with "
-            f"{excluded[0]}, which is excluded"
-        )
-    return replace(group, why_not=f"is cut together with {excluded[0]}, which is excluded by the recipe")
+    return prove(model, mark_groups(model, groups, structure), _make_run(inputs))
 
 
 def _order(
@@ -129,9 +110,8 @@ def _order(
         raise NothingToPrune(f"nothing of the model can be removed: {_tell(groups)}")
     criterion = cast(Criterion, build("criterion", structure.criterion.name, structure.criterion.params))
     scores = score_units(model, free, criterion, calibration, aggregation=structure.aggregation)
-    wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
-    limits = {group.name: _limit(group, structure, wishes, units) for group in free}
-    return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
+    limits = limit_groups(model, free, structure, units)
+    return order_units(free, scores, limits, ranking=structure.ranking)
 
 
 def _order_blocks(
@@ -145,27 +125,16 @@ def _order_blocks(
     if not free and units.keys() <= {group.name for group in groups}:
         raise NothingToPrune(f"no block of the model can be left out: {_tell(groups)}")
     if not free:  # earlier rounds took all that could go
-        return Order((), (), 0)
+        return Order((), (), 0, ())
     criterion = build_block_criterion(structure.criterion)
     scores = score_blocks(model, free, criterion, calibration, aggregation=structure.aggregation)
     limits = limit_blocks(groups, units, structure.max_fraction)
-    return order_units(free, scores, limits, ranking=structure.ranking, multiple_of=structure.multiple_of)
+    return order_units(free, scores, limits, ranking=structure.ranking)
 
 
 def _tell(groups: Sequence[Group]) -> str:
     reasons = "; ".join(f"{group.name} {group.why_not}" for group in groups[:8])
     return reasons or "no list of blocks is declared for it or looks like one"
-
-
-def _limit(
-    group: Group, structure: Structure, wishes: Mapping[str, Wish], units: Mapping[str, int]
-) -> Limits:
-    """Return what may go of a group now; fractions are those of the `units` that it had at first."""
-    wish = wishes.get(group.owner, Wish())
-    most = wish.max_sparsity if wish.is_fixed else min(wish.max_sparsity, structure.max_fraction)
-    at_first = units.get(group.name, group.units)
-    whole, gone = find_limits(at_first, low=wish.min_sparsity, high=most), at_first - group.units
-    return Limits(max(whole.low - gone, 0), max(whole.high - gone, 0))
 
 
 def _search(
@@ -203,8 +172,11 @@ def _find_measure(
 
 
 def _count_bytes(model: nn.Module) -> float:
-    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
-    return float(sum(tensor.nbytes for tensor in tensors.values()))
+    """Count the bytes of the model's file, in which tied weights are written once."""
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name, tensor))
+    return float(count_file_bytes(dict(once.values())))
 
 
 def _count_samples(inputs: Inputs) -> int:

@@ -1,7 +1,6 @@
-"""A model cut down to a target: laws of the order, exact sizes, rows, rounds, and what cannot be had."""
+"""A model cut down to a target: exact sizes, rounds, and what cannot be had."""
 
 import copy
-import itertools
 from typing import Any
 
 import pytest
@@ -10,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.worker.pruning.removal.drawing import draw_weights
-from worker.models.registry import build
+from tests.worker.pruning.removal.small_network import DATA, MACS, network, parameters, structure
 from worker.pruning.errors import (
-    ContradictoryRows,
     MissingData,
     NeedsTraining,
     NothingToPrune,
@@ -22,91 +19,8 @@ from worker.pruning.errors import (
 )
 from worker.pruning.recipe import InvalidRecipe
 from worker.pruning.registry import entries
-from worker.pruning.removal.groups import Cut, Group
-from worker.pruning.removal.ranking import find_limits, order_units
-from worker.pruning.removal.recipe import Structure
-from worker.pruning.removal.shrinking import find_removable, shrink
+from worker.pruning.removal.shrinking import shrink
 from worker.pruning.removal.surgery import remove
-from worker.pruning.removal.tracer import Axis
-
-GENERATOR = torch.Generator().manual_seed(4)
-DATA = [(torch.randn(8, 1, 8, 8, generator=GENERATOR), torch.arange(8) % 10) for _ in range(2)]
-MACS = {"metric": "macs", "value": 200_000}
-
-
-RANKINGS = ["global", "local", "isomorphic", "uniform"]
-
-
-def network() -> nn.Module:
-    module = build({"name": "resnet8x8", "params": {}}).module
-    draw_weights(module)
-    return module
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def group(name: str, units: int) -> Group:
-    return Group(name, "neuron", (Cut(Axis(name, 0), torch.arange(units)[:, None]),))
-
-
-def structure(**given: Any) -> dict[str, Any]:  # Any: JSON
-    return {"target": {"metric": "parameters", "value": 40_000}, **given}
-
-
-scores = st.lists(st.lists(st.floats(0, 8, width=16), min_size=2, max_size=9), min_size=1, max_size=4)
-
-
-@given(scores, st.sampled_from(RANKINGS), st.sampled_from([1, 2, 4]), st.data())
-def test_no_unit_that_stays_is_less_important_than_one_of_its_group_that_goes(
-    rows: list[list[float]], ranking: Any, multiple_of: int, data: st.DataObject
-) -> None:
-    groups = [group(f"g{number}.weight", len(row)) for number, row in enumerate(rows)]
-    given_scores = {one.name: torch.tensor(row) for one, row in zip(groups, rows, strict=True)}
-    limits = {one.name: find_limits(one.units, low=0.0, high=1.0) for one in groups}
-    order = order_units(groups, given_scores, limits, ranking=ranking, multiple_of=multiple_of)
-    assert order.count_units(len(order.steps)) == sum(len(row) - 1 for row in rows)
-    kept = order.keep(data.draw(st.integers(0, len(order.steps))))
-    for name, mask in kept.items():
-        assert mask.any()
-        assert int(mask.sum()) % multiple_of == 0 or mask.all() or int(mask.sum()) < multiple_of <= len(mask)
-        if not mask.all():
-            assert given_scores[name][mask].min() >= given_scores[name][~mask].max()
-
-
-@given(scores, st.sampled_from(["global", "local", "isomorphic"]))
-def test_removing_more_never_brings_a_unit_back(rows: list[list[float]], ranking: Any) -> None:
-    groups = [group(f"g{number}.weight", len(row)) for number, row in enumerate(rows)]
-    given_scores = {one.name: torch.tensor(row) for one, row in zip(groups, rows, strict=True)}
-    limits = {one.name: find_limits(one.units, low=0.2, high=0.8) for one in groups}
-    order = order_units(groups, given_scores, limits, ranking=ranking)
-    steps = [order.keep(count) for count in range(order.forced, len(order.steps) + 1)]
-    for before, after in itertools.pairwise(steps):
-        assert all(bool((before[name] | ~after[name]).all()) for name in before)
-        assert (
-            sum(int(mask.sum()) for mask in after.values())
-            == sum(map(int, map(torch.sum, before.values()))) - 1
-        )
-
-
-def test_uniform_ranking_leaves_groups_of_one_make_at_one_size() -> None:
-    groups = [group(f"blocks.{number}.up.weight", 10) for number in range(3)]
-    given_scores = {one.name: torch.randn(10, generator=GENERATOR) for one in groups}
-    limits = {one.name: find_limits(one.units, low=0.2, high=0.8) for one in groups}
-    order = order_units(groups, given_scores, limits, ranking="uniform")
-    assert order.forced == 2
-    for count in range(order.forced, len(order.steps) + 1):
-        assert {int(mask.sum()) for mask in order.keep(count).values()} == {10 - count}
-        assert order.count_units(count) == 3 * count
-
-
-def test_local_ranking_takes_the_same_share_of_every_group() -> None:
-    groups = [group("a.weight", 10), group("b.weight", 20)]
-    given_scores = {"a.weight": torch.arange(10.0), "b.weight": 1000 + torch.arange(20.0)}
-    limits = {one.name: find_limits(one.units, low=0.0, high=1.0) for one in groups}
-    kept = order_units(groups, given_scores, limits, ranking="local").keep(15)
-    assert [int(mask.sum()) for mask in kept.values()] == [5, 10]
 
 
 @pytest.mark.parametrize("metric", ["parameters", "macs", "size_bytes"])
@@ -145,57 +59,6 @@ def test_every_criterion_that_can_score_finds_an_order() -> None:
         model = network()
         shrink(model, structure(criterion={"name": name}, kinds=kinds), DATA)
         assert parameters(model) <= 40_000, name
-
-
-def test_sizes_are_kept_at_a_multiple() -> None:
-    model = network()
-    shrink(model, structure(multiple_of=8), DATA)
-    assert parameters(model) <= 40_000
-    widths = [len(module.weight) for name, module in model.named_modules() if name.endswith("bn1")]
-    assert all(width % 8 == 0 for width in widths)
-
-
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_rows_exclude_and_bound_groups(rounds: int) -> None:
-    model = network()
-    rows = [
-        {"match": "layer3.0.conv1", "set": {"exclude": True}},
-        {"match": "layer2.0.conv1", "set": {"sparsity": 0.75}},
-    ]
-    target = {"metric": "parameters", "value": 50_000}
-    shrink(model, structure(layers=rows, rounds=rounds, target=target), DATA)
-    assert model.get_submodule("layer3.0.conv1").weight.shape[0] == 64  # type: ignore[union-attr, index]
-    assert model.get_submodule("layer2.0.conv1").weight.shape[0] == 8  # type: ignore[union-attr, index]
-
-
-def test_a_row_bounds_all_groups_whose_channels_one_tensor_makes() -> None:
-    # The shortcut pads 8 channels before and 8 after the 16 of the first stage: a group of their own.
-    names = [
-        group.name
-        for group in find_removable(network(), Structure.model_validate({"target": MACS}), DATA[0][0])
-    ]
-    assert {"layer2.0.conv2.weight", "layer2.0.conv2.weight[0, 24]"} <= set(names)
-    model = network()
-    rows = [{"match": name, "set": {"sparsity": 0.0}} for name in ("conv1", "layer?.0.conv2")]
-    shrink(model, structure(layers=rows, ranking="global"), DATA)
-    widths = [model.get_submodule(f"layer{stage}.0.conv2").weight.shape[0] for stage in (1, 2, 3)]  # type: ignore[union-attr, index]
-    assert widths == [16, 32, 64]
-
-
-def test_a_layer_tied_to_an_excluded_one_stays_and_says_so() -> None:
-    rows = [{"match": "layer1.0.conv2", "set": {"exclude": True}}]
-    groups = find_removable(network(), Structure.model_validate({"target": MACS}), DATA[0][0])
-    assert groups[0].is_removable
-    asked = Structure.model_validate_json(
-        '{"target": {"metric": "macs", "value": 2e5}, "layers": '
-        '[{"match": "layer1.0.conv2", "set": {"exclude": true}}]}'
-    )
-    first = find_removable(network(), asked, DATA[0][0])[0]
-    assert first.name == "conv1.weight"
-    assert first.why_not == "is cut together with layer1.0.conv2.weight, which is excluded by the recipe"
-    both = [*rows, {"match": "conv1", "set": {"sparsity": 0.5}}]
-    with pytest.raises(ContradictoryRows, match=r"conv1.weight is to lose 0.5 .* layer1.0.conv2.weight"):
-        shrink(network(), structure(layers=both), DATA)
 
 
 def test_a_target_below_the_smallest_model_names_the_nearest() -> None:

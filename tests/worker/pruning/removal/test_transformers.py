@@ -16,8 +16,10 @@ from transformers import (
 
 from tests.worker.pruning.removal.drawing import draw_weights, halve
 from tests.worker.pruning.removal.tiny_transformers import KINDS, inputs, make, run
+from worker.pruning.errors import UnreachableTarget
 from worker.pruning.removal.check import compare, prove
 from worker.pruning.removal.groups import Group, find_groups
+from worker.pruning.removal.shrinking import shrink
 from worker.pruning.removal.surgery import Removal, dump_removal, load_removal, masked, remove, resize
 
 FAMILIES = sorted(KINDS)
@@ -204,3 +206,15 @@ def test_a_family_that_nobody_declared_is_refused_where_its_code_counts_its_head
     for group in groups:
         if group.kind == "head":
             assert str(group.why_not).startswith("is a constant of the model's code: without one unit, shape")
+
+
+def test_a_multiple_counts_what_heads_put_out() -> None:
+    model = make("bert")  # four heads of six: two of them are twelve outputs, a multiple of four
+    given = inputs("bert")
+    structure = {"target": {"metric": "parameters", "value": 1}, "kinds": ["head"], "multiple_of": 4}
+    with pytest.raises(UnreachableTarget) as caught:
+        shrink(model, structure, [(given, torch.zeros(2))])
+    structure["target"] = {"metric": "parameters", "value": caught.value.nearest}
+    shrink(model, structure, [(given, torch.zeros(2))])
+    projections = [name for name, _ in model.named_modules() if name.endswith((".query", ".key", ".value"))]
+    assert {len(model.get_parameter(f"{name}.weight")) for name in projections} == {12}
