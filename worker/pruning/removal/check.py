@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from worker.pruning.errors import MaskMismatch
+from worker.pruning.modes import in_mode
 from worker.pruning.removal.depth import Depth
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.surgery import Removal, masked, plan_removal, removed
@@ -61,13 +62,8 @@ def check_together(model: nn.Module, removal: Removal, run: Run) -> None:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for a while, without gradients."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+    with in_mode(model), torch.no_grad():
+        yield
 
 
 def _compare(model: nn.Module, removal: Removal, run: Run, dense: Sequence[Tensor]) -> float:
