@@ -8,42 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.worker.pruning.removal.drawing import difference, draw_weights, find_and_prove, halve
+from tests.worker.pruning.removal.drawing import draw_weights, find_and_prove
+from tests.worker.pruning.removal.traps import Functional, by_name, conv, images, study
 from worker.pruning.errors import Untraceable
 from worker.pruning.removal.check import prove
 from worker.pruning.removal.groups import Group, find_groups
-
-
-class Functional(nn.Module):
-    """Layers by name, and a forward pass over them."""
-
-    def __init__(self, forward: Callable[[nn.ModuleDict, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict(layers)
-        self._forward = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(self.layers, x)
-
-
-def conv(c_in: int, c_out: int, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, 3, padding=1, groups=groups)
-
-
-def images(channels: int = 3) -> Tensor:
-    return torch.randn(2, channels, 6, 6, generator=torch.Generator().manual_seed(3))
-
-
-def by_name(groups: tuple[Group, ...]) -> dict[str, Group]:
-    return {group.name.removeprefix("layers.").removesuffix(".weight"): group for group in groups}
-
-
-def study(model: nn.Module, x: Tensor) -> dict[str, Group]:
-    """Prove the groups of a model, and that half of everything can go at once."""
-    draw_weights(model)
-    groups = find_and_prove(model, x)
-    assert difference(model, halve(model, groups), x) <= 1e-5
-    return by_name(groups)
 
 
 def members(group: Group) -> set[tuple[str, int]]:
