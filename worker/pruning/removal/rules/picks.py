@@ -84,6 +84,7 @@ def split(tracer: Tracer, result: Sequence[Tensor], args: Args, kwargs: Kwargs) 
 def index_select(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
     """Follow what repeats or rearranges a whole axis, and may be computed from its size."""
     source, axis, index = args[0], args[1], args[2].cpu().numpy()
+    tracer.keep(tracer.ids(args[2]), f"chooses what is picked in {tracer.place}")
     ids = tracer.ids(source)
     if ids is None:
         return
@@ -95,6 +96,9 @@ def index_select(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> 
 @rule("index")
 def index(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
     """Follow labels where all axes that are indexed have none; others have to stay."""
+    for one in args[1]:
+        if one is not None:
+            tracer.keep(tracer.ids(one), f"chooses what is picked in {tracer.place}")
     ids = tracer.ids(args[0])
     if ids is None:
         return
