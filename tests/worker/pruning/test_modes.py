@@ -27,9 +27,16 @@ def modes(model: nn.Module) -> list[bool]:
 @pytest.mark.parametrize("training", [True, False])
 def test_every_module_gets_its_own_mode_back_after_an_error_too(training: bool) -> None:
     model = frozen()
-    with pytest.raises(KeyError), in_mode(model, training=training):
-        assert set(modes(model)) == {training}
-        raise KeyError
+    inside = []
+
+    def fail() -> None:
+        with in_mode(model, training=training):
+            inside.extend(modes(model))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert set(inside) == {training}
     assert modes(model) == [True, True, False, True, True]
 
 

@@ -18,6 +18,8 @@ _ELEMENTWISE = (
     *("bernoulli", "relu6", "sign", "round", "floor", "square", "sgn", "nan_to_num", "isnan", "isinf"),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "rsub", "maximum", "minimum", "where"),
     *("masked_fill", "masked_fill_", "eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or"),
+    *("leaky_relu_", "elu_", "mish_", "sigmoid_", "tanh_", "hardsigmoid_", "celu", "celu_", "threshold"),
+    *("threshold_", "log_sigmoid_forward"),
     *("logical_and", "logical_or", "addcmul", "addcdiv", "lerp", "prelu", "_prelu_kernel", "remainder"),
 )
 # They make one number over and over, so that any of it can be cut off.
@@ -52,7 +54,8 @@ def make_constant(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> No
 
 
 @rule(*_ELEMENTWISE)
-def elementwise(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+def elementwise(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> None:  # Any: a tensor or a tuple
+    result = result[0] if isinstance(result, tuple) else result
     merged: Operand | None = None
     for tensor in args:
         if isinstance(tensor, Tensor):

@@ -1,9 +1,9 @@
 """Rules for operations that pick places along an axis: slices, splits, indices.
 
 A place may be a constant of the code or follow from the size of the axis; one pass does not tell which. It is
-taken for a constant: what lies before it, or behind one that is counted from the end, has to stay, lest another
-channel come to lie there. Equal parts are taken for parts of whatever is there, and lose the same places. Trying
-finds where that was wrong.
+taken for a constant: what lies before it, or behind one that is counted from the end, has to stay, lest
+another channel come to lie there. Equal parts are taken for parts of whatever is there, and lose the same
+places. Trying finds where that was wrong.
 """
 
 from collections.abc import Sequence
@@ -80,6 +80,17 @@ def split(tracer: Tracer, result: Sequence[Tensor], args: Args, kwargs: Kwargs) 
         start += size
 
 
+@rule("glu")
+def gate(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+    """Tie the halves of an axis: the second is the gate of the first."""
+    ids, axis = tracer.ids(args[0]), argument(args, 1, -1)
+    if ids is None:
+        return
+    if ids.shape[axis] > 1:
+        ids = unite_parts(tracer, ids, axis, 2)
+    tracer.set_ids(result, _take(ids, axis, slice(0, result.shape[axis])))
+
+
 @rule("index_select")
 def index_select(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
     """Follow what repeats or rearranges a whole axis, and may be computed from its size."""
@@ -121,7 +132,7 @@ def _beyond(bound: int) -> slice:
 
 
 def _hold(tracer: Tracer, ids: Ids, axis: int, windows: Sequence[slice]) -> Ids:
-    """Keep what lies in windows of an axis; what varies along other axes too, as heads do, keeps the axis whole."""
+    """Keep what lies in windows of an axis, or unite it where labels vary along others too, as heads do."""
     why = "is picked by its place"
     if any(size > 1 for dim, size in enumerate(ids.shape) if dim != axis % ids.ndim):
         return reduce_over(tracer, ids, (axis % ids.ndim,), why=why)

@@ -94,9 +94,7 @@ def test_halves_of_whatever_is_there_lose_the_same_places(
         one, other = parts(functional.relu(layers["a"](x)))
         return layers["d"](layers["b"](one) + layers["c"](other))
 
-    found = scrutinise(
-        Functional(forward, a=conv(3, 8), b=conv(4, 6), c=conv(4, 6), d=conv(6, 2)), images()
-    )
+    found = scrutinise(Functional(forward, a=conv(3, 8), b=conv(4, 6), c=conv(4, 6), d=conv(6, 2)), images())
     assert found["a"].units == 4
     assert free_units(found, "a") == ALL
 
@@ -115,13 +113,19 @@ def test_a_block_that_splits_and_appends_can_be_cut(is_residual: bool) -> None:
     assert free_units(found, "b", axis=1) == list(range(12))
 
 
-def test_a_gated_unit_ties_a_half_to_its_gate() -> None:
+def gate_by_hand(x: Tensor) -> Tensor:
+    one, other = x.chunk(2, 1)
+    return one * other.sigmoid()
+
+
+@pytest.mark.parametrize("gate", [gate_by_hand, lambda x: functional.glu(x, 1)])
+def test_a_gated_unit_ties_a_half_to_its_gate(gate: Callable[[Tensor], Tensor]) -> None:
     def forward(layers: Layers, x: Tensor) -> Tensor:
-        one, other = layers["a"](x).chunk(2, 1)
-        return layers["b"](one * other.sigmoid())
+        return layers["b"](gate(layers["a"](x)))
 
     found = scrutinise(Functional(forward, a=conv(3, 8), b=conv(4, 2)), images())
     assert found["a"].units == 4
+    assert free_units(found, "a") == ALL
 
 
 def test_places_that_are_worked_out_from_the_size_are_followed() -> None:

@@ -41,9 +41,7 @@ def test_channels_that_choose_what_is_looked_up_stay() -> None:
         places = layers["a"](x).flatten(2).argmax(2)  # [n, channels]
         return layers["b"](layers["e"](places).flatten(1))
 
-    found = scrutinise(
-        Functional(forward, a=conv(3, 8), e=nn.Embedding(36, 4), b=nn.Linear(32, 5)), images()
-    )
+    found = scrutinise(Functional(forward, a=conv(3, 8), e=nn.Embedding(36, 4), b=nn.Linear(32, 5)), images())
     assert found["a"].why_not == "chooses what is looked up in layers.e"
 
 
