@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,18 @@ def test_a_multihead_attention_of_torch_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "decide", [lambda x: bool(x.sum() > 0), lambda x: x.max().item() > 0, lambda x: len(x.nonzero()) > 3]
+    "decide",
+    [
+        lambda x: bool(x.sum() > 0),
+        lambda x: x.max().item() > 0,
+        lambda x: len(x.nonzero()) > 3,
+        lambda x: x.sum().tolist() > 0,
+        lambda x: x.numpy().sum() > 0,
+        lambda x: np.asarray(x.detach().cpu()).sum() > 0,
+        lambda x: np.from_dlpack(x).sum() > 0,
+        lambda x: torch.allclose(x, x * 1.0),
+        lambda x: torch.equal(x, x * 1.0),
+    ],
 )
 @pytest.mark.parametrize("is_computed", [True, False])
 def test_control_flow_on_values_is_refused_with_its_place(
@@ -167,6 +179,15 @@ def test_control_flow_on_values_is_refused_with_its_place(
     model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
     with pytest.raises(Untraceable, match=r"depends on the values that it computed: test_graph.py, line \d+"):
         find_groups(model, torch.randn(2, 5))
+
+
+def test_what_leaves_torch_without_a_value_of_the_model_is_no_matter() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        sizes = torch.arange(len(x)).tolist()
+        return layers["b"](layers["a"](x)) + sum(sizes) + float(torch.ones(2).numpy().sum())
+
+    model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2))
+    assert study(model, torch.randn(2, 5))["a"].is_removable
 
 
 def test_a_layer_that_the_pass_does_not_reach_is_in_no_group() -> None:
