@@ -21,8 +21,8 @@ _WHOLE = slice(None)
 
 @rule("slice")
 def cut(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    source, axis, start, stop, step = (*args, *(None,) * (5 - len(args)))
-    axis, start, step = axis or 0, start or 0, step or 1
+    source, axis, step = args[0], argument(args, 1, 0), argument(args, 4, 1)
+    start, stop = argument(args, 2) or 0, argument(args, 3)
     size, length = source.shape[axis], result.shape[axis]
     first = min(max(start + size if start < 0 else start, 0), size)
     ids = tracer.ids(source)
