@@ -1,6 +1,7 @@
 """What must be cut together, what must stay and why, on networks made for one trap each."""
 
 import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch.nn import functional
 from tests.worker.pruning.removal.drawing import draw_weights, find_and_prove
 from tests.worker.pruning.removal.traps import Functional, by_name, conv, images, study
 from worker.pruning.errors import Untraceable
-from worker.pruning.removal.check import prove
+from worker.pruning.removal.check import compare, prove
 from worker.pruning.removal.groups import Group, find_groups
+from worker.pruning.removal.surgery import Removal
 
 
 def members(group: Group) -> set[tuple[str, int]]:
@@ -112,6 +114,64 @@ def test_a_width_that_is_written_into_the_code_is_found_by_trying() -> None:
 
     found = study(Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2)), torch.randn(2, 5))
     assert "is a constant of the model's code" in str(found["a"].why_not)
+
+
+def widths_by_name(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x) * {8: 1.0}[x.shape[1]]
+
+
+def widths_by_attribute(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](getattr(x, "relu" if x.shape[1] == 8 else "reluu")())
+
+
+def widths_of_another_kind(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x) * (1.0 if x.shape[1] == 8 else None)
+
+
+def widths_that_divide(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x) * (1 / (x.shape[1] // 8))
+
+
+@pytest.mark.parametrize(
+    ("forward", "error"),
+    [
+        (widths_by_name, "KeyError"),
+        (widths_by_attribute, "AttributeError"),
+        (widths_of_another_kind, "TypeError"),
+        (widths_that_divide, "ZeroDivisionError"),
+    ],
+)
+def test_whatever_the_code_raises_at_another_width_is_the_reason(
+    forward: Callable[[nn.ModuleDict, Tensor], Tensor], error: str
+) -> None:
+    found = study(Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2)), torch.randn(2, 5))
+    assert f"is a constant of the model's code: without one unit, {error}" in str(found["a"].why_not)
+
+
+def test_a_difference_that_is_not_a_number_hides_behind_no_other_output() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = layers["a"](x)
+        return layers["b"](x), layers["c"](x) / torch.zeros(2)
+
+    model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
+    x = torch.randn(2, 5)
+    assert math.isnan(compare(model, Removal({}, {}), lambda one: one(x)))
+    assert "differ by nan" in str(by_name(find_and_prove(model, x))["a"].why_not)
+
+
+def test_numbers_of_half_precision_may_be_rounded_otherwise() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["c"](layers["b"](layers["a"](x).relu()).relu())
+
+    model = Functional(forward, a=nn.Linear(5, 512), b=nn.Linear(512, 512), c=nn.Linear(512, 2))
+    draw_weights(model)
+    found = by_name(find_and_prove(model.bfloat16(), torch.randn(64, 5).bfloat16()))
+    assert found["a"].is_removable
+    assert found["b"].is_removable
 
 
 @pytest.mark.parametrize(
