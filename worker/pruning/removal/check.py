@@ -39,9 +39,19 @@ def compare(model: nn.Module, removal: Removal, run: Run) -> float:
 
 
 def prove(model: nn.Module, groups: Sequence[Group], run: Run) -> tuple[Group, ...]:
-    """Cut one unit out of each group and run: refuse those where that fails or computes something else."""
+    """Cut units out of each group and run: refuse those where that fails or computes something else.
+
+    The first unit goes, with half of those between it and the last: that shows places which the code counts
+    from the front. Then the last one goes, of all groups at once, and of each by itself where that fails:
+    that shows places counted from the end, and sizes that have to be even.
+    """
     with evaluating(model):
-        return tuple(_prove(model, groups, run))
+        dense = _outputs(run(model))
+        halved = tuple(_prove(model, group, run, dense, _without_first(group.units)) for group in groups)
+        lasts = {group.name: _without_last(group.units) for group in halved if group.is_removable}
+        if _find_fault(model, lambda: plan_removal(model, halved, lasts), run, dense, without="") is None:
+            return halved
+        return tuple(_prove(model, group, run, dense, _without_last(group.units)) for group in halved)
 
 
 def find_faults(model: nn.Module, depths: Sequence[Depth], run: Run) -> tuple[str | None, ...]:
@@ -94,20 +104,30 @@ def _compare(model: nn.Module, removal: Removal, run: Run, dense: Sequence[Tenso
     return float(torch.tensor(list(map(_difference, expected, found, dense))).max())
 
 
-def _prove(model: nn.Module, groups: Sequence[Group], run: Run) -> Iterator[Group]:
-    dense = _outputs(run(model))
-    for group in groups:
-        if not group.is_removable:
-            yield group
-            continue
-        if group.units == 1:
-            yield replace(group, why_not="is the only one of its kind there")
-            continue
-        kept = torch.ones(group.units, dtype=torch.bool)
-        kept[-1] = False
-        plan = partial(plan_removal, model, [group], {group.name: kept})
-        fault = _find_fault(model, plan, run, dense, without="one unit")
-        yield replace(group, why_not=fault) if fault else group
+def _prove(model: nn.Module, group: Group, run: Run, dense: Sequence[Tensor], kept: Tensor) -> Group:
+    """Refuse a group that cannot be cut down to the units that are kept, bool [units]."""
+    if not group.is_removable:
+        return group
+    if group.units == 1:
+        return replace(group, why_not="is the only one of its kind there")
+    gone = group.units - int(kept.sum())
+    without = "one unit" if gone == 1 else f"{gone} of {group.units} units"
+    plan = partial(plan_removal, model, [group], {group.name: kept})
+    fault = _find_fault(model, plan, run, dense, without=without)
+    return replace(group, why_not=fault) if fault else group
+
+
+def _without_first(units: int) -> Tensor:
+    """Keep the last of the units and about half of the others, the same ones each time; bool [units]."""
+    kept = torch.ones(units, dtype=torch.bool)
+    between = torch.randperm(max(units - 2, 0), generator=torch.Generator().manual_seed(units)) + 1
+    kept[0] = False
+    kept[between[: len(between) // 2]] = False
+    return kept
+
+
+def _without_last(units: int) -> Tensor:
+    return torch.arange(units) < units - 1
 
 
 def _find_fault(

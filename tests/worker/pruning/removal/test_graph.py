@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import _disable_current_modes
 
 from tests.worker.pruning.removal.drawing import draw_weights, find_and_prove
 from tests.worker.pruning.removal.traps import Functional, by_name, conv, images, study
@@ -149,7 +150,51 @@ def test_whatever_the_code_raises_at_another_width_is_the_reason(
     forward: Callable[[nn.ModuleDict, Tensor], Tensor], error: str
 ) -> None:
     found = study(Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2)), torch.randn(2, 5))
-    assert f"is a constant of the model's code: without one unit, {error}" in str(found["a"].why_not)
+    assert f"is a constant of the model's code: without 4 of 8 units, {error}" in str(found["a"].why_not)
+
+
+def written_front(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x * cell(x, 2).sigmoid())
+
+
+def written_end(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x * cell(x, x.shape[1] - 1).sigmoid())
+
+
+def cell(x: Tensor, at: int) -> Tensor:
+    """Read a column where the tracer does not see it."""
+    with _disable_current_modes():
+        return x[:, at : at + 1] * 1.0
+
+
+def written_even(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    if x.shape[1] % 2:
+        raise ValueError("an even number is wanted")
+    return layers["b"](x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "said"),
+    [
+        (written_front, "does not stand alone: without 4 of 8 units outputs differ"),
+        (written_end, "does not stand alone: without one unit outputs differ"),
+        (written_even, "without one unit, ValueError: an even number is wanted"),
+    ],
+)
+def test_places_that_the_rules_do_not_see_are_found_by_trying(
+    forward: Callable[[nn.ModuleDict, Tensor], Tensor], said: str
+) -> None:
+    def more(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["d"](layers["c"](forward(layers, x)))
+
+    layers = {"a": nn.Linear(5, 8), "b": nn.Linear(8, 6), "c": nn.Linear(6, 7), "d": nn.Linear(7, 2)}
+    found = study(Functional(more, **layers), torch.randn(2, 5))
+    assert said in str(found["a"].why_not)
+    assert found["b"].is_removable
+    assert found["c"].is_removable
 
 
 def test_a_difference_that_is_not_a_number_hides_behind_no_other_output() -> None:
