@@ -14,7 +14,7 @@ from worker.pruning.protocols import Criterion
 from worker.pruning.registry import build
 from worker.pruning.removal.block_importance import build_block_criterion, score_blocks
 from worker.pruning.removal.blocks import Reasons, find_block_groups, limit_blocks, list_excluded, list_kept
-from worker.pruning.removal.check import FAILURES, Run, blame_machine, prove
+from worker.pruning.removal.check import FAILURES, blame_machine, prove
 from worker.pruning.removal.groups import Group, find_groups
 from worker.pruning.removal.importance import score_units
 from worker.pruning.removal.queries import find_query_groups
@@ -24,6 +24,7 @@ from worker.pruning.removal.search import NotMeasured, Probe, find_fewest, find_
 from worker.pruning.removal.soundness import Found, settle
 from worker.pruning.removal.surgery import Removal, compose, plan_removal, remove, removed
 from worker.pruning.removal.tracer import Axis
+from worker.pruning.removal.trials import make_call, make_trials
 from worker.pruning.rows import Wish, read_rows
 from worker.pruning.statistics.calibration import Batch, Calibration, Inputs, Loss
 
@@ -67,7 +68,7 @@ def shrink(
     measure = _find_measure(metric, measures or {}, model, data)
     before = size = measure(model)
     groups = find_removable(model, structure, data[0][0])
-    run, calibration = _make_run(data[0][0]), Calibration(data, loss, seed=seed)
+    trials, calibration = make_trials(data[0][0]), Calibration(data, loss, seed=seed)
     total, probes = Removal({}, {}), []
     for number in range(1, structure.rounds + 1):
         due = before + (limit - before) * number / structure.rounds
@@ -75,7 +76,7 @@ def shrink(
         found = groups if number == 1 else find_removable(model, structure, data[0][0], kept)
         units = {group.name: group.units for group in groups}
         search = _Search(model, structure, units, calibration, measure, due)
-        removal, tried, found = settle(model, found, search, run)
+        removal, tried, found = settle(model, found, search, trials)
         groups = found if number == 1 else groups
         remove(model, removal)
         total, size = compose(total, removal), measure(model)
@@ -92,12 +93,12 @@ def find_removable(
     """
     if structure.cuts_blocks:
         kept = list_excluded(model, structure.layers) if kept is None else kept
-        return find_block_groups(model, _make_run(inputs), kept)
-    args, kwargs = _call(inputs)
+        return find_block_groups(model, make_trials(inputs).run, kept)
+    args, kwargs = make_call(inputs)
     groups = (*find_groups(model, *args, **kwargs), *find_query_groups(model))
     wishes = read_rows(structure.layers, find_layers(model)) if structure.layers else {}
     marked = [_mark(group, structure, wishes) for group in groups]
-    return prove(model, marked, _make_run(inputs))
+    return prove(model, marked, make_trials(inputs).run)
 
 
 def _mark(group: Group, structure: Structure, wishes: Mapping[str, Wish]) -> Group:
@@ -233,17 +234,3 @@ def _count_samples(inputs: Inputs) -> int:
         return len(inputs)
     first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0]
     return len(first)
-
-
-def _make_run(inputs: Inputs) -> Run:
-    args, kwargs = _call(inputs)
-    return lambda one: one(*args, **kwargs)
-
-
-def _call(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Return arguments for a call with two samples, which is enough to trace and to compare."""
-    if isinstance(inputs, Tensor):
-        return (inputs[:2],), {}
-    if isinstance(inputs, Mapping):
-        return (), {name: tensor[:2] for name, tensor in inputs.items()}
-    return tuple(tensor[:2] for tensor in inputs), {}

@@ -1,21 +1,29 @@
-"""Whether a model can do without all that is to go at once; what cannot go."""
+"""Whether a model can do without all that is to go, at other sizes and in training too; what cannot go."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from worker.pruning.buffers import buffers_kept
 from worker.pruning.errors import MaskMismatch
+from worker.pruning.modes import in_mode
 from worker.pruning.removal.check import (
     FAILURES,
     Run,
+    blame_machine,
     compare,
     describe_failure,
+    evaluating,
     find_tolerance,
 )
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.search import Probe
-from worker.pruning.removal.surgery import Removal, plan_removal
+from worker.pruning.removal.surgery import Removal, masked, plan_removal, removed
+from worker.pruning.removal.trials import Trials
 
 _NAMED = 8
 
@@ -36,7 +44,7 @@ def settle(
     model: nn.Module,
     groups: Sequence[Group],
     search: Callable[[Sequence[Group]], Found],
-    run: Run,
+    trials: Trials,
 ) -> tuple[Removal, tuple[Probe, ...], tuple[Group, ...]]:
     """Search among groups until the model can do without what is found; return that, and the groups.
 
@@ -46,10 +54,10 @@ def settle(
     while True:
         found = search(groups)
         removal = plan_removal(model, groups, found.kept)
-        fault = find_fault(model, removal, run)
+        fault = find_fault(model, removal, trials)
         if fault is None and found.failure is None:
             return removal, found.probes, tuple(groups)
-        culprits = _find_culprits(model, groups, found.kept, run) if not removal.depths else {}
+        culprits = _find_culprits(model, groups, found.kept, trials) if not removal.depths else {}
         if not culprits and fault is None and found.failure is not None:
             raise found.failure  # the measure's own
         if not culprits:
@@ -57,20 +65,28 @@ def settle(
         groups = [replace(group, why_not=culprits.get(group.name, group.why_not)) for group in groups]
 
 
-def find_fault(model: nn.Module, removal: Removal, run: Run) -> str | None:
-    """Return why a model cannot do without what a removal takes; None where masked and removed agree."""
+def find_fault(model: nn.Module, removal: Removal, trials: Trials) -> str | None:
+    """Return why a model cannot do without what a removal takes; None where it can.
+
+    Masked and removed have to agree, on other shapes where the masked model takes them, and the removed one
+    has to train where the masked one does. Neither statistics nor gradients nor random numbers are changed.
+    """
     if not (removal.kept or removal.counts or removal.depths):
         return None
-    return _find_difference(model, removal, run)
+    fault = _find_difference(model, removal, trials.run)
+    for run in trials.others:
+        if fault is None and _is_taken(model, removal, run):
+            fault = _find_difference(model, removal, run)
+    return fault or _find_fault_in_training(model, removal, trials.run)
 
 
 def _find_culprits(
-    model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Tensor], run: Run
+    model: nn.Module, groups: Sequence[Group], kept: Mapping[str, Tensor], trials: Trials
 ) -> dict[str, str]:
     """Return the groups that cannot be cut down to what is kept, bool [units], by themselves, and why not."""
     culprits = {}
     for name, units in kept.items():
-        fault = find_fault(model, plan_removal(model, groups, {name: units}), run)
+        fault = find_fault(model, plan_removal(model, groups, {name: units}), trials)
         if fault is not None:
             culprits[name] = f"cannot lose {int((~units).sum())} of {len(units)} units: {fault}"
     return culprits
@@ -89,3 +105,67 @@ def _find_difference(model: nn.Module, removal: Removal, run: Run) -> str | None
     except FAILURES as error:
         return describe_failure(error)
     return None if difference <= find_tolerance(model) else f"outputs differ by {difference:.1e}"
+
+
+def _is_taken(model: nn.Module, removal: Removal, run: Run) -> bool:
+    """Tell whether the masked model takes an input of another shape and makes numbers of it."""
+    with evaluating(model), masked(model, removal):
+        try:
+            return all(bool(output.isfinite().all()) for output in _list_outputs(run(model)))
+        except FAILURES as error:
+            blame_machine(error)
+            return False
+
+
+def _find_fault_in_training(model: nn.Module, removal: Removal, run: Run) -> str | None:
+    devices = {one.device for one in model.parameters() if one.device.type == "cuda"}
+    with torch.inference_mode(False), buffers_kept(model), torch.random.fork_rng(list(devices)):
+        try:
+            with masked(model, removal):
+                before = _train_once(model, run, ())
+        except FAILURES as error:  # it does not train as it is
+            blame_machine(error)
+            return None
+        try:
+            with removed(model, removal):
+                after = _train_once(model, run, removal.tensors)
+        except FAILURES as error:
+            return f"in training, {describe_failure(error)}"
+    return None if before == after else f"in training, the outputs had the shapes {before}, now {after}"
+
+
+def _train_once(model: nn.Module, run: Run, tensors: Sequence[str]) -> list[tuple[int, ...]]:
+    """Run forward, and backward to the named tensors; return the shapes of the outputs."""
+    with in_mode(model, training=True), _fresh_parameters(model), torch.enable_grad():
+        wanted = [one for name, one in model.named_parameters() if name in tensors and one.requires_grad]
+        outputs = _list_outputs(run(model))
+        losses = [output.float().square().mean() for output in outputs if output.requires_grad]
+        if wanted and losses:
+            torch.autograd.grad(torch.stack(losses).sum(), wanted, allow_unused=True)
+    return [tuple(output.shape) for output in outputs]
+
+
+@contextmanager
+def _fresh_parameters(model: nn.Module) -> Iterator[None]:
+    """Put other parameters of the same values in place, for a while.
+
+    Where somebody still holds a loss, its graph expects gradients of the shapes that there were.
+    """
+    places = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+    fresh = {id(one): nn.Parameter(one.data, requires_grad=one.requires_grad) for one in model.parameters()}
+    try:
+        for module, name, parameter in places:
+            module._parameters[name] = fresh[id(parameter)]
+        yield
+    finally:
+        for module, name, parameter in places:
+            module._parameters[name] = parameter
+
+
+def _list_outputs(outputs: object) -> list[Tensor]:
+    return [one for one in tree_leaves(outputs) if isinstance(one, Tensor) and one.is_floating_point()]
