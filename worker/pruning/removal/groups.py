@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.backends import mha
 
+from worker.pruning.modes import in_mode
 from worker.pruning.removal.depth import BlockList
 from worker.pruning.removal.labels import Ids
 from worker.pruning.removal.rules.registry import rules
@@ -60,17 +61,15 @@ def find_groups(model: nn.Module, *args: object, **kwargs: object) -> tuple[Grou
     They come in the order in which the model computes them. Raises Untraceable where the pass depends on
     the values in it. The model is in evaluation mode meanwhile.
     """
-    was_training, had_fast_path = model.training, mha.get_fastpath_enabled()
+    had_fast_path = mha.get_fastpath_enabled()
     tracer = Tracer(model, rules())
     tracer.begin((args, kwargs))
-    model.eval()
     mha.set_fastpath_enabled(False)
     try:
-        with tracer.following():
+        with in_mode(model), tracer.following():
             outputs = model(*args, **kwargs)
     finally:
         mha.set_fastpath_enabled(had_fast_path)
-        model.train(was_training)
     tracer.finish(outputs)
     return tuple(_make_groups(tracer, {name: tensor.ndim for name, tensor in model.named_parameters()}))
 

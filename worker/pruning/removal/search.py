@@ -14,32 +14,50 @@ class Probe:
     value: float
 
 
+class NotMeasured(Exception):
+    """With `count` units removed the model cannot be measured, for the `error` that it raised."""
+
+    def __init__(self, count: int, error: Exception) -> None:
+        super().__init__(f"{count} units removed: {error}")
+        self.count = count
+        self.error = error
+
+
 def find_fewest(
     low: int, high: int, measure: Callable[[int], float], *, limit: float, metric: str
 ) -> tuple[int, tuple[Probe, ...]]:
     """Return the fewest units, from low to high, whose removal brings a size down to the limit; all probes.
 
-    Sizes fall as more goes; those measured with noise need not at every step. Raises UnreachableTarget,
-    naming the smallest size there is.
+    Sizes fall as more goes; those measured with noise need not at every step. A count that raises NotMeasured
+    is too many. Raises UnreachableTarget, naming the smallest size there is, and NotMeasured where no count
+    is small enough that can be measured.
     """
     probes: list[Probe] = []
 
-    def is_small(count: int) -> bool:
-        probes.append(Probe(count, measure(count)))
+    def judge(count: int) -> bool | NotMeasured:
+        try:
+            probes.append(Probe(count, measure(count)))
+        except NotMeasured as error:
+            return error
         return probes[-1].value <= limit
 
-    if is_small(low):
+    if (found := judge(low)) is True:
         return low, tuple(probes)
-    if not is_small(high):
+    if isinstance(found, NotMeasured):
+        raise found
+    if (found := judge(high)) is False:
         raise UnreachableTarget(
             "even the smallest model is larger", metric=metric, asked=limit, nearest=probes[-1].value
         )
     while high - low > 1:
         middle = (low + high) // 2
-        if is_small(middle):
-            high = middle
-        else:
+        at_middle = judge(middle)
+        if at_middle is False:
             low = middle
+        else:
+            high, found = middle, at_middle
+    if isinstance(found, NotMeasured):
+        raise found
     return high, tuple(probes)
 
 
@@ -48,13 +66,18 @@ def find_most(
 ) -> tuple[int, tuple[Probe, ...]]:
     """Return the most units whose removal costs no more than the limit, as far as so many probes tell.
 
-    Each probe may be a training, so the interval is halved only as often as is allowed. Raises
-    UnreachableTarget when already the least removal costs more.
+    Each probe may be a training, so the interval is halved only as often as is allowed. A count that raises
+    NotMeasured costs too much. Raises UnreachableTarget when already the least removal costs more.
     """
     done: list[Probe] = []
 
     def is_cheap(count: int) -> bool:
-        done.append(Probe(count, measure(count)))
+        try:
+            done.append(Probe(count, measure(count)))
+        except NotMeasured:
+            if count == low:
+                raise
+            return False
         return done[-1].value <= limit
 
     if not is_cheap(low):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,15 +15,17 @@ from worker.pruning.registry import build
 from worker.pruning.removal.block_importance import build_block_criterion, score_blocks
 from worker.pruning.removal.blocks import Reasons, find_block_groups, limit_blocks, list_excluded, list_kept
 from worker.pruning.removal.bounds import limit_groups, mark_groups
-from worker.pruning.removal.check import Run, check_together, prove
+from worker.pruning.removal.check import FAILURES, blame_machine, prove
 from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group, find_groups
 from worker.pruning.removal.importance import score_units
 from worker.pruning.removal.queries import find_query_groups
 from worker.pruning.removal.ranking import Order, order_units
 from worker.pruning.removal.recipe import Structure, read_structure
-from worker.pruning.removal.search import Probe, find_fewest, find_most
+from worker.pruning.removal.search import NotMeasured, Probe, find_fewest, find_most
+from worker.pruning.removal.soundness import Found, settle
 from worker.pruning.removal.surgery import Removal, compose, plan_removal, remove, removed
+from worker.pruning.removal.trials import make_call, make_trials
 from worker.pruning.statistics.calibration import Batch, Calibration, Inputs, Loss
 
 Measure = Callable[[nn.Module], float]
@@ -66,15 +69,16 @@ def shrink(
     measure = _find_measure(metric, measures or {}, model, data)
     before = size = measure(model)
     groups = find_removable(model, structure, data[0][0])
+    trials, calibration = make_trials(data[0][0]), Calibration(data, loss, seed=seed)
     total, probes = Removal({}, {}), []
     for number in range(1, structure.rounds + 1):
         due = before + (limit - before) * number / structure.rounds
         kept = list_kept(groups, total)
         found = groups if number == 1 else find_removable(model, structure, data[0][0], kept)
         units = {group.name: group.units for group in groups}
-        order = _order(model, found, structure, units, Calibration(data, loss, seed=seed))
-        removal, tried = _search(model, order, measure, due, metric=metric)
-        check_together(model, removal, _make_run(data[0][0]))
+        search = _Search(model, structure, units, calibration, measure, due)
+        removal, tried, found = settle(model, found, search, trials)
+        groups = found if number == 1 else groups
         remove(model, removal)
         total, size = compose(total, removal), measure(model)
         probes.append(tried)
@@ -90,10 +94,46 @@ def find_removable(
     """
     if structure.cuts_blocks:
         kept = list_excluded(model, structure.layers) if kept is None else kept
-        return find_block_groups(model, _make_run(inputs), kept)
-    args, kwargs = _call(inputs)
+        return find_block_groups(model, make_trials(inputs).run, kept)
+    args, kwargs = make_call(inputs)
     groups = (*find_groups(model, *args, **kwargs), *find_query_groups(model))
-    return prove(model, mark_groups(model, groups, structure), _make_run(inputs))
+    return prove(model, mark_groups(model, groups, structure), make_trials(inputs).run)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Looks, in one round, for how much has to go: `units` are those that groups had at first."""
+
+    model: nn.Module
+    structure: Structure
+    units: Mapping[str, int]
+    calibration: Calibration
+    measure: Measure
+    limit: float
+
+    def __call__(self, groups: Sequence[Group]) -> Found:
+        order = _order(self.model, groups, self.structure, self.units, self.calibration)
+        low, high, metric = order.forced, len(order.steps), self.structure.target.metric
+        try_out = partial(self._try_out, order)
+        try:
+            if metric == "accuracy_drop":
+                count, probes = find_most(
+                    low, high, try_out, limit=self.limit, metric=metric, probes=ACCURACY_PROBES
+                )
+            else:
+                count, probes = find_fewest(low, high, try_out, limit=self.limit, metric=metric)
+        except NotMeasured as failed:
+            return Found(order.keep(failed.count), failure=failed.error)
+        tried = tuple(Probe(order.count_units(probe.removed), probe.value) for probe in probes)
+        return Found(order.keep(count), tried)
+
+    def _try_out(self, order: Order, count: int) -> float:
+        with removed(self.model, plan_removal(self.model, order.groups, order.keep(count))):
+            try:
+                return self.measure(self.model)
+            except FAILURES as error:
+                blame_machine(error)
+                raise NotMeasured(count, error) from error
 
 
 def _order(
@@ -137,24 +177,6 @@ def _tell(groups: Sequence[Group]) -> str:
     return reasons or "no list of blocks is declared for it or looks like one"
 
 
-def _search(
-    model: nn.Module, order: Order, measure: Measure, limit: float, *, metric: str
-) -> tuple[Removal, tuple[Probe, ...]]:
-    def plan(count: int) -> Removal:
-        return plan_removal(model, order.groups, order.keep(count))
-
-    def try_out(count: int) -> float:
-        with removed(model, plan(count)):
-            return measure(model)
-
-    low, high = order.forced, len(order.steps)
-    if metric == "accuracy_drop":
-        count, probes = find_most(low, high, try_out, limit=limit, metric=metric, probes=ACCURACY_PROBES)
-    else:
-        count, probes = find_fewest(low, high, try_out, limit=limit, metric=metric)
-    return plan(count), tuple(Probe(order.count_units(probe.removed), probe.value) for probe in probes)
-
-
 def _find_measure(
     metric: str, given: Mapping[str, Measure], model: nn.Module, data: Sequence[tuple[Inputs, Any]]
 ) -> Measure:
@@ -184,17 +206,3 @@ def _count_samples(inputs: Inputs) -> int:
         return len(inputs)
     first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs[0]
     return len(first)
-
-
-def _make_run(inputs: Inputs) -> Run:
-    args, kwargs = _call(inputs)
-    return lambda one: one(*args, **kwargs)
-
-
-def _call(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Return arguments for a call with two samples, which is enough to trace and to compare."""
-    if isinstance(inputs, Tensor):
-        return (inputs[:2],), {}
-    if isinstance(inputs, Mapping):
-        return (), {name: tensor[:2] for name, tensor in inputs.items()}
-    return tuple(tensor[:2] for tensor in inputs), {}

@@ -44,9 +44,9 @@ class Removal:
         return tuple(sorted({where.tensor for where in self.kept}))
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
-        """Return what stays of a tensor of the shape that the named one had."""
+        """Return what stays of a tensor of the shape that the named one had, or of size 1 along some axes."""
         for where, positions in self.kept.items():
-            if where.tensor == name:
+            if where.tensor == name and tensor.shape[where.axis] > 1:
                 tensor = tensor.index_select(where.axis, positions.to(tensor.device))
         return tensor
 
@@ -141,11 +141,14 @@ def compose(first: Removal, then: Removal) -> Removal:
 
 
 def cut_state(optimizer: torch.optim.Optimizer, model: nn.Module, removal: Removal) -> None:
-    """Cut what an optimizer remembers of each parameter, where it is of the parameter's old shape."""
+    """Cut what an optimizer remembers of each parameter of a model that was cut.
+
+    It may remember one number along an axis, as Adafactor does. Memory of other shapes is left as it is.
+    """
     for now, parameter in model.named_parameters():
         name = removal.original(now)
         for key, value in optimizer.state.get(parameter, {}).items():
-            if name in removal.tensors and isinstance(value, Tensor) and value.ndim == parameter.ndim > 0:
+            if isinstance(value, Tensor) and _is_memory(value, parameter, removal, name):
                 optimizer.state[parameter][key] = removal.cut(name, value)
 
 
@@ -238,6 +241,17 @@ def _plan_depth(model: nn.Module, where: BlockList, removed: Sequence[Tensor]) -
 def _set_counts(model: nn.Module, counts: Mapping[Knob, int]) -> None:
     for knob, count in counts.items():
         setattr(model.get_submodule(knob.module), knob.attribute, count)
+
+
+def _is_memory(value: Tensor, parameter: Tensor, removal: Removal, name: str) -> bool:
+    """Tell whether a tensor has the shape that a parameter had before the cut, or size 1 along some axes."""
+    if name not in removal.tensors or value.ndim != parameter.ndim:
+        return False
+    cut = {where.axis: positions for where, positions in removal.kept.items() if where.tensor == name}
+    return all(
+        size == 1 or (int(cut[axis].max()) < size if axis in cut else size == parameter.shape[axis])
+        for axis, size in enumerate(value.shape)
+    )
 
 
 def _is_part(size: int, whole: int) -> bool:

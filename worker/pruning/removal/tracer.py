@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -27,7 +28,11 @@ Args = tuple[Any, ...]  # Any: what operations are called with
 Kwargs = Mapping[str, Any]  # Any: the same
 Rule = Callable[["Tracer", Any, Args, Kwargs], None]  # Any: what an operation returns
 _TORCH = str(Path(torch.__file__).parent)
-_SCALAR_READS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.equal", "aten.nonzero")
+_SCALAR_READS = (
+    *("aten._local_scalar_dense", "aten.is_nonzero", "aten.equal", "aten.allclose", "aten.nonzero"),
+)
+# Ways out of torch: no operation of ATen tells of them.
+_EXPORTS = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 OUTPUT = "is what the model puts out"
 
 
@@ -159,7 +164,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types
             for name, module in self._modules[0][1].named_modules():
                 stack.callback(module.register_forward_pre_hook(self._enter(name)).remove)
                 stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)
-            with self:
+            with self, _Exports(self):
                 yield
 
     def begin(self, inputs: object) -> None:
@@ -182,9 +187,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
         computed = any(map(self._depends_on_values, tensors))
         if computed and name in _SCALAR_READS:
-            raise Untraceable(
-                f"what the model computes next depends on the values that it computed: {_find_place()}"
-            )
+            raise _refuse_values()
         result = func(*args, **kwargs)
         for output in tree_leaves(result):
             if isinstance(output, Tensor) and computed:
@@ -196,6 +199,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types
             for tensor in tensors:
                 self.keep_tensor(tensor, f"goes through {name} in {self.place}, which is not understood")
         return result
+
+    def check_export(self, tensor: Tensor) -> None:
+        """Raise Untraceable where a tensor that leaves torch holds values that the model computed."""
+        if self._depends_on_values(tensor):
+            raise _refuse_values()
 
     def _depends_on_values(self, tensor: Tensor) -> bool:
         if self.name_of(tensor) is not None:
@@ -235,10 +243,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch types
         self._modules.pop()
 
 
+class _Exports(TorchFunctionMode):
+    """Sees what Python does with tensors, for the sake of values that leave torch."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:  # Any: whatever function of torch it is
+        if func in _EXPORTS:
+            self._tracer.check_export(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 def find_padding_module(tracer: Tracer) -> PadsChannels | None:
     """Return the running module when it says how many channels it pads."""
     module = tracer.module[1]
     return module if isinstance(module, PadsChannels) else None
+
+
+def _refuse_values() -> Untraceable:
+    return Untraceable(
+        f"what the model computes next depends on the values that it computed: {_find_place()}"
+    )
 
 
 def _find_place() -> str:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from worker.pruning.buffers import buffers_kept
 from worker.pruning.errors import MissingData, PruningError
+from worker.pruning.modes import in_mode
 
 # A model takes one tensor, several, or several by name (as those of transformers do).
 Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -104,19 +106,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Evaluation mode makes samples independent of each other: BatchNorm uses its running statistics, dropout
     is off.
     """
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.eval()
-    try:
-        # The caller may stand inside no_grad or inference_mode; what needs gradients asks for them itself.
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
+    # The caller may stand inside no_grad or inference_mode; what needs gradients asks for them itself.
+    with buffers_kept(model), in_mode(model), torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _batch(item: object, device: torch.device) -> Batch:

@@ -1,49 +1,22 @@
 """What must be cut together, what must stay and why, on networks made for one trap each."""
 
 import itertools
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import _disable_current_modes
 
-from tests.worker.pruning.removal.drawing import difference, draw_weights, find_and_prove, halve
+from tests.worker.pruning.removal.drawing import draw_weights, find_and_prove
+from tests.worker.pruning.removal.traps import Functional, by_name, conv, images, study
 from worker.pruning.errors import Untraceable
-from worker.pruning.removal.check import prove
+from worker.pruning.removal.check import compare, prove
 from worker.pruning.removal.groups import Group, find_groups
-
-
-class Functional(nn.Module):
-    """Layers by name, and a forward pass over them."""
-
-    def __init__(self, forward: Callable[[nn.ModuleDict, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict(layers)
-        self._forward = forward
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward(self.layers, x)
-
-
-def conv(c_in: int, c_out: int, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, 3, padding=1, groups=groups)
-
-
-def images(channels: int = 3) -> Tensor:
-    return torch.randn(2, channels, 6, 6, generator=torch.Generator().manual_seed(3))
-
-
-def by_name(groups: tuple[Group, ...]) -> dict[str, Group]:
-    return {group.name.removeprefix("layers.").removesuffix(".weight"): group for group in groups}
-
-
-def study(model: nn.Module, x: Tensor) -> dict[str, Group]:
-    """Prove the groups of a model, and that half of everything can go at once."""
-    draw_weights(model)
-    groups = find_and_prove(model, x)
-    assert difference(model, halve(model, groups), x) <= 1e-5
-    return by_name(groups)
+from worker.pruning.removal.surgery import Removal
 
 
 def members(group: Group) -> set[tuple[str, int]]:
@@ -144,6 +117,108 @@ def test_a_width_that_is_written_into_the_code_is_found_by_trying() -> None:
     assert "is a constant of the model's code" in str(found["a"].why_not)
 
 
+def widths_by_name(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x) * {8: 1.0}[x.shape[1]]
+
+
+def widths_by_attribute(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](getattr(x, "relu" if x.shape[1] == 8 else "reluu")())
+
+
+def widths_of_another_kind(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x) * (1.0 if x.shape[1] == 8 else None)
+
+
+def widths_that_divide(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x) * (1 / (x.shape[1] // 8))
+
+
+@pytest.mark.parametrize(
+    ("forward", "error"),
+    [
+        (widths_by_name, "KeyError"),
+        (widths_by_attribute, "AttributeError"),
+        (widths_of_another_kind, "TypeError"),
+        (widths_that_divide, "ZeroDivisionError"),
+    ],
+)
+def test_whatever_the_code_raises_at_another_width_is_the_reason(
+    forward: Callable[[nn.ModuleDict, Tensor], Tensor], error: str
+) -> None:
+    found = study(Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2)), torch.randn(2, 5))
+    assert f"is a constant of the model's code: without 4 of 8 units, {error}" in str(found["a"].why_not)
+
+
+def written_front(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x * cell(x, 2).sigmoid())
+
+
+def written_end(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    return layers["b"](x * cell(x, x.shape[1] - 1).sigmoid())
+
+
+def cell(x: Tensor, at: int) -> Tensor:
+    """Read a column where the tracer does not see it."""
+    with _disable_current_modes():
+        return x[:, at : at + 1] * 1.0
+
+
+def written_even(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    x = layers["a"](x)
+    if x.shape[1] % 2:
+        raise ValueError("an even number is wanted")
+    return layers["b"](x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "said"),
+    [
+        (written_front, "does not stand alone: without 4 of 8 units outputs differ"),
+        (written_end, "does not stand alone: without one unit outputs differ"),
+        (written_even, "without one unit, ValueError: an even number is wanted"),
+    ],
+)
+def test_places_that_the_rules_do_not_see_are_found_by_trying(
+    forward: Callable[[nn.ModuleDict, Tensor], Tensor], said: str
+) -> None:
+    def more(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["d"](layers["c"](forward(layers, x)))
+
+    layers = {"a": nn.Linear(5, 8), "b": nn.Linear(8, 6), "c": nn.Linear(6, 7), "d": nn.Linear(7, 2)}
+    found = study(Functional(more, **layers), torch.randn(2, 5))
+    assert said in str(found["a"].why_not)
+    assert found["b"].is_removable
+    assert found["c"].is_removable
+
+
+def test_a_difference_that_is_not_a_number_hides_behind_no_other_output() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = layers["a"](x)
+        return layers["b"](x), layers["c"](x) / torch.zeros(2)
+
+    model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
+    x = torch.randn(2, 5)
+    assert math.isnan(compare(model, Removal({}, {}), lambda one: one(x)))
+    assert "differ by nan" in str(by_name(find_and_prove(model, x))["a"].why_not)
+
+
+def test_numbers_of_half_precision_may_be_rounded_otherwise() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        return layers["c"](layers["b"](layers["a"](x).relu()).relu())
+
+    model = Functional(forward, a=nn.Linear(5, 512), b=nn.Linear(512, 512), c=nn.Linear(512, 2))
+    draw_weights(model)
+    found = by_name(find_and_prove(model.bfloat16(), torch.randn(64, 5).bfloat16()))
+    assert found["a"].is_removable
+    assert found["b"].is_removable
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
@@ -185,7 +260,18 @@ def test_a_multihead_attention_of_torch_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "decide", [lambda x: bool(x.sum() > 0), lambda x: x.max().item() > 0, lambda x: len(x.nonzero()) > 3]
+    "decide",
+    [
+        lambda x: bool(x.sum() > 0),
+        lambda x: x.max().item() > 0,
+        lambda x: len(x.nonzero()) > 3,
+        lambda x: x.sum().tolist() > 0,
+        lambda x: x.numpy().sum() > 0,
+        lambda x: np.asarray(x.detach().cpu()).sum() > 0,
+        lambda x: np.from_dlpack(x).sum() > 0,
+        lambda x: torch.allclose(x, x * 1.0),
+        lambda x: torch.equal(x, x * 1.0),
+    ],
 )
 @pytest.mark.parametrize("is_computed", [True, False])
 def test_control_flow_on_values_is_refused_with_its_place(
@@ -198,6 +284,15 @@ def test_control_flow_on_values_is_refused_with_its_place(
     model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
     with pytest.raises(Untraceable, match=r"depends on the values that it computed: test_graph.py, line \d+"):
         find_groups(model, torch.randn(2, 5))
+
+
+def test_what_leaves_torch_without_a_value_of_the_model_is_no_matter() -> None:
+    def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+        sizes = torch.arange(len(x)).tolist()
+        return layers["b"](layers["a"](x)) + sum(sizes) + float(torch.ones(2).numpy().sum())
+
+    model = Functional(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 2))
+    assert study(model, torch.randn(2, 5))["a"].is_removable
 
 
 def test_a_layer_that_the_pass_does_not_reach_is_in_no_group() -> None:

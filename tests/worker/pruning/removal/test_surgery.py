@@ -8,6 +8,7 @@ from tests.worker.pruning.removal.drawing import draw_weights, find_and_prove, h
 from worker.pruning.errors import MaskMismatch
 from worker.pruning.removal.groups import find_groups
 from worker.pruning.removal.surgery import cut_state, plan_removal, remove, removed
+from worker.pruning.removal.tracer import Axis
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
 
@@ -48,6 +49,35 @@ def test_an_optimizer_goes_on_with_all_parameters_and_a_memory_that_fits(make: o
     model(X).square().sum().backward()
     optimizer.step()
     assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_an_optimizer_that_remembers_one_number_along_an_axis_goes_on() -> None:
+    model = network()
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.1)
+    model(X).sum().backward()
+    optimizer.step()
+    whole = {key: value.clone() for key, value in optimizer.state[model[0].weight].items()}
+    removal = halve(model, find_and_prove(model, X))
+    remove(model, removal)
+    cut_state(optimizer, model, removal)
+    now, rows = optimizer.state[model[0].weight], removal.kept[Axis("0.weight", 0)]
+    assert torch.equal(now["row_var"], whole["row_var"][rows])
+    assert torch.equal(now["col_var"], whole["col_var"])
+    optimizer.zero_grad()
+    model(X).square().sum().backward()
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_memory_of_no_shape_of_the_parameter_is_left() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    square = torch.eye(10)
+    optimizer.state[model[0].weight] = {"preconditioner": square}
+    removal = halve(model, find_and_prove(model, X))
+    remove(model, removal)
+    cut_state(optimizer, model, removal)
+    assert optimizer.state[model[0].weight]["preconditioner"] is square
 
 
 def test_tied_weights_stay_one_tensor() -> None:

@@ -205,7 +205,9 @@ def test_a_family_that_nobody_declared_is_refused_where_its_code_counts_its_head
     ]
     for group in groups:
         if group.kind == "head":
-            assert str(group.why_not).startswith("is a constant of the model's code: without one unit, shape")
+            assert str(group.why_not).startswith(
+                "is a constant of the model's code: without 2 of 4 units, shape"
+            )
 
 
 def test_a_multiple_counts_what_heads_put_out() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worker.pruning.removal.families import find_constants
 from worker.pruning.removal.labels import FIXED
-from worker.pruning.removal.rules.operands import Operand, merge, operand_of
+from worker.pruning.removal.rules.operands import Operand, merge, operand_of, reduce_over
 from worker.pruning.removal.rules.registry import rule
 from worker.pruning.removal.tracer import Args, Kwargs, Tracer
 
@@ -18,6 +18,8 @@ _ELEMENTWISE = (
     *("bernoulli", "relu6", "sign", "round", "floor", "square", "sgn", "nan_to_num", "isnan", "isinf"),
     *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "rsub", "maximum", "minimum", "where"),
     *("masked_fill", "masked_fill_", "eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or"),
+    *("leaky_relu_", "elu_", "mish_", "sigmoid_", "tanh_", "hardsigmoid_", "celu", "celu_", "threshold"),
+    *("threshold_", "log_sigmoid_forward"),
     *("logical_and", "logical_or", "addcmul", "addcdiv", "lerp", "prelu", "_prelu_kernel", "remainder"),
 )
 # They make one number over and over, so that any of it can be cut off.
@@ -27,8 +29,7 @@ _UNIFORM = (
 )
 # They make tensors or numbers that nothing of the operands' labels is in.
 _CONSTANTS = (
-    *("arange", "_local_scalar_dense", "any", "all", "tril", "triu", "argmax", "_assert_async"),
-    *("_assert_scalar", "sym_size", "linspace", "eye"),
+    *("arange", "_local_scalar_dense", "_assert_async", "_assert_scalar", "sym_size", "linspace", "eye"),
 )
 
 
@@ -53,7 +54,8 @@ def make_constant(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> No
 
 
 @rule(*_ELEMENTWISE)
-def elementwise(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+def elementwise(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> None:  # Any: a tensor or a tuple
+    result = result[0] if isinstance(result, tuple) else result
     merged: Operand | None = None
     for tensor in args:
         if isinstance(tensor, Tensor):
@@ -61,6 +63,15 @@ def elementwise(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> N
             merged = operand if merged is None else merge(tracer, merged, operand)
     if merged is not None:
         tracer.set_ids(result, merged.ids)
+
+
+@rule("tril", "triu")
+def cut_to_triangle(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
+    """Keep what lies along the two axes of the triangle: its corners are places of the code."""
+    ids = tracer.ids(args[0])
+    if ids is not None:
+        axes = (ids.ndim - 2, ids.ndim - 1)
+        tracer.set_ids(result, reduce_over(tracer, ids, axes, why="is cut to a triangle", is_kept=True))
 
 
 @rule("gather", "index_copy", "scatter", "topk", "sort")

@@ -77,7 +77,9 @@ def pool(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> None:  # An
 
 @rule("embedding")
 def embed(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    table = args[0]
+    table, places = args[:2]
+    # Channels that choose what is looked up have no place in what comes out.
+    tracer.keep(tracer.ids(places), f"chooses what is looked up in {tracer.place}")
     name = tracer.name_of(table)
     if name is None:
         tracer.keep_tensor(table, f"is looked up in {tracer.place}")

@@ -92,6 +92,15 @@ def reduce_over(
     return ids
 
 
+def unite_parts(tracer: Tracer, ids: Ids, axis: int, parts: int) -> Ids:
+    """Unite what lies at the same place of equal parts of an axis, so that the parts stay of one size."""
+    rows = np.moveaxis(ids, axis, -1)
+    rows = rows.reshape(*rows.shape[:-1], parts, -1)  # [..., parts, places]
+    reason = f"is split with channels that no weight makes in {tracer.place}"
+    tracer.labels.unite(rows[..., :1, :], rows, reason)
+    return ids
+
+
 def read(tracer: Tracer, ids: Ids | None, ins: Ids) -> None:
     """Tie what a weight reads to the channels that it is given."""
     given = np.full(len(ins), FIXED) if ids is None else np.broadcast_to(ids, ins.shape)

@@ -1,7 +1,7 @@
-"""Rules for operations that move elements about without computing: views, permutations, cuts, joins."""
+"""Rules for operations that move elements about without computing: views, permutations, joins."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,69 +77,6 @@ def squeeze(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
 def copy(tracer: Tracer, result: Any, args: Args, kwargs: Kwargs) -> None:  # Any: a tensor or a tuple
     copied = result[0] if isinstance(result, tuple) else result
     tracer.set_ids(copied, tracer.ids(args[0]))
-
-
-@rule("slice")
-def cut(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    axis, step = argument(args, 1, 0), argument(args, 4, 1)
-    start = min(max(_wrap(argument(args, 2) or 0, args[0].shape[axis]), 0), args[0].shape[axis])
-    window = slice(start, start + step * result.shape[axis], step)
-    _pick(tracer, result, args[0], axis, lambda ids: ids[_along(ids, axis, window)])
-
-
-@rule("narrow")
-def narrow(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    _, axis, start, length = args
-    _pick(tracer, result, args[0], axis, lambda ids: ids[_along(ids, axis, slice(start, start + length))])
-
-
-@rule("select")
-def select(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    ids = tracer.ids(args[0])
-    if ids is not None:
-        axis = args[1]
-        at = 0 if ids.shape[axis] == 1 else args[2]
-        tracer.set_ids(result, np.asarray(np.take(ids, at, axis=axis)))
-
-
-@rule("unbind")
-def unbind(tracer: Tracer, result: Sequence[Tensor], args: Args, kwargs: Kwargs) -> None:
-    axis = argument(args, 1, 0)
-    for index, part in enumerate(result):
-        select(tracer, part, (args[0], axis, index), kwargs)
-
-
-@rule("split", "split_with_sizes", "chunk", "tensor_split")
-def split(tracer: Tracer, result: Sequence[Tensor], args: Args, kwargs: Kwargs) -> None:
-    axis, start = argument(args, 2, 0), 0
-    for part in result:
-        narrow(tracer, part, (args[0], axis, start, part.shape[axis]), kwargs)
-        start += part.shape[axis]
-
-
-@rule("index_select")
-def index_select(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    axis, index = args[1], args[2].cpu().numpy()
-    _pick(tracer, result, args[0], axis, lambda ids: np.take(ids, index, axis=axis))
-
-
-@rule("index")
-def index(tracer: Tracer, result: Tensor, args: Args, kwargs: Kwargs) -> None:
-    """Follow labels where all axes that are indexed have none; others have to stay."""
-    ids = tracer.ids(args[0])
-    if ids is None:
-        return
-    indexed = [axis for axis, one in enumerate(args[1]) if one is not None]
-    if any(ids.shape[axis] > 1 for axis in indexed) or any(
-        one.dtype.itemsize == 1 for one in args[1] if one is not None
-    ):
-        tracer.keep(ids, f"is picked by an index in {tracer.place}")
-        return
-    left = np.squeeze(ids, tuple(indexed))
-    made = result.ndim - left.ndim
-    is_together = indexed == list(range(indexed[0], indexed[-1] + 1))
-    at = indexed[0] if is_together else 0
-    tracer.set_ids(result, left.reshape(left.shape[:at] + (1,) * made + left.shape[at:]))
 
 
 @rule("cat", "concat")
@@ -234,24 +171,8 @@ def _find_blocks(before: Shape, after: Shape) -> Iterator[tuple[list[int], list[
         yield olds, news
 
 
-def _pick(tracer: Tracer, result: Tensor, source: Tensor, axis: int, pick: Callable[[Ids], Ids]) -> None:
-    ids = tracer.ids(source)
-    if ids is not None:
-        tracer.set_ids(result, ids if ids.shape[axis] == 1 else pick(ids))
-
-
-def _along(ids: Ids, axis: int, window: slice) -> tuple[slice, ...]:
-    whole = [slice(None)] * ids.ndim
-    whole[axis] = window
-    return tuple(whole)
-
-
 def _fill(ids: Ids | None, part: Tensor, axis: int) -> Ids:
     """Return labels of full size along an axis, FIXED where there are none."""
     shape = [1] * part.ndim if ids is None else list(ids.shape)
     shape[axis] = part.shape[axis]
     return np.full(shape, FIXED) if ids is None else np.broadcast_to(ids, shape)
-
-
-def _wrap(position: int, size: int) -> int:
-    return position + size if position < 0 else position
