@@ -15,7 +15,8 @@ from tests.worker.pruning.removal.traps import Functional, conv, free_units, ima
         *(nn.Threshold(0.1, 0.0), nn.Threshold(0.1, 0.0, inplace=True), nn.LogSigmoid()),
         *(torch.sigmoid_, torch.tanh_),
     ],
-    ids=str,
+    # Two processes have to call them the same, so no address may be in it.
+    ids=lambda activation: getattr(activation, "__name__", str(activation)),
 )
 def test_channels_go_through_an_activation(activation: object) -> None:
     def forward(layers: nn.ModuleDict, x: Tensor) -> Tensor:
