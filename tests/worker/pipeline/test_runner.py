@@ -118,9 +118,9 @@ def test_a_failed_job_says_why_and_ends_with_one(uploads, tmp_path):
     assert messages[-1].blame == "user"
 
 
-def test_a_device_that_is_not_there_is_refused(uploads, tmp_path):
+def test_a_device_that_is_not_there_is_the_workers_fault(uploads, tmp_path):
     messages, status = run(uploads.make_work(tmp_path / "work", device="cuda"))
-    assert (messages[-1].problem.code, status) == ("invalid_spec", 1)
+    assert (messages[-1].problem.code, status) == ("device_unavailable", 1)
 
 
 def test_progress_tells_loss_accuracy_sparsity_and_the_time_left(uploads, tmp_path):

@@ -62,10 +62,13 @@ def test_a_full_disk_is_said_as_such_and_leaves_nothing(store):
 
 
 def test_other_write_errors_are_not_called_a_full_disk(store):
-    staged = store.stage()
-    os.close(staged._file.fileno())
-    with pytest.raises(OSError) as caught:
-        staged.write(b"data")
+    with store.stage() as staged:
+        # What may only be read; closed, its number would be another file's by the time it is closed again.
+        read_only = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(read_only, staged._file.fileno())
+        os.close(read_only)
+        with pytest.raises(OSError) as caught:
+            staged.write(b"data")
     assert caught.value.errno == errno.EBADF
 
 
