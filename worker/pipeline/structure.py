@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +11,13 @@ from torch import nn
 from app.core.errors import DatasetMismatch
 from app.core.report import HistoryRow, StructureGroup, StructureProbe, StructureReport
 from app.core.spec import Structure
+from worker.datasets.splits import Batch
 from worker.formats.registry import LoadedModel
 from worker.measure.latency import measure_p50_ms, time_by_turns
 from worker.measure.macs import count_macs
 from worker.measure.metrics import METRICS, measure
 from worker.measure.records import record_split
-from worker.models.inputs import Inputs
+from worker.models.inputs import compute_logits
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
@@ -34,7 +34,7 @@ from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
 from worker.pruning.removal.tracer import Axis
-from worker.training.batchnorm import batchnorm_refreshed, read_statistics, refresh_batchnorm
+from worker.training.batchnorm import read_statistics, refresh_if_better, statistics_kept
 
 _REPORT_NAME = "structure.json"
 _ACCURACY = "accuracy"
@@ -47,8 +47,8 @@ _JUDGED_ON_TEST = (
 def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: LoadedModel) -> list[str]:
     """Cut a model in place, keep what was cut in the stage's folder, and return warnings.
 
-    What BatchNorm normalises by is measured anew on the cut network, where there are samples to train on: a
-    channel less moves the statistics of all that it flowed into.
+    What BatchNorm normalises by is measured anew on the cut network, where that lowers the loss on samples to
+    train on: a channel less moves the statistics of all that it flowed into.
     Raises what the library finds: a pass that cannot be traced, a target that cannot be reached.
     """
     network = loaded.network
@@ -57,24 +57,20 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: L
         # The recipe's rows speak of the uploaded model: what fits nothing there is refused while it is whole.
         make_plan(network.module, read_recipe(job.spec.recipe.model_dump(mode="json", exclude_none=True)))
     drawn = draw_calibration_batches(job, network) or []
-    batches = [batch.inputs for batch in drawn]
     shrunk = shrink(
         network.module,
         structure.model_dump(mode="json", exclude_none=True),
         drawn or [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))],
         make_loss(job),
         seed=job.spec.seed,
-        measures=_list_measures(job, structure, loaded, batches),
+        measures=_list_measures(job, structure, loaded, drawn),
     )
     if structure.target.metric == "latency_ms":
         shrunk = _time_again(job, network, shrunk)
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
-    statistics = read_statistics(network.module)
     is_cut = bool(shrunk.removal.kept or shrunk.removal.depths)
-    is_refreshed = bool(statistics and drawn and is_cut)
-    if is_refreshed:
-        refresh_batchnorm(network.module, batches)
-    folder.write_tensors(BATCHNORM_NAME, statistics)
+    is_refreshed = is_cut and _refresh_if_better(job, network.module, drawn)
+    folder.write_tensors(BATCHNORM_NAME, read_statistics(network.module))
     refreshed = sum(len(batch.targets) for batch in drawn) if is_refreshed else 0
     report = _describe(structure, shrunk, layers, refreshed)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
@@ -117,7 +113,7 @@ def list_probe_rows(report: StructureReport) -> tuple[HistoryRow, ...]:
 
 
 def _list_measures(
-    job: Job, structure: Structure, loaded: LoadedModel, batches: Sequence[Inputs]
+    job: Job, structure: Structure, loaded: LoadedModel, drawn: Sequence[Batch]
 ) -> dict[str, Measure]:
     network = loaded.network
     blank = network.inputs.blank(1, job.device)
@@ -134,12 +130,27 @@ def _list_measures(
         whole = _count_parameters(network.module)
 
         def measure_drop(module: nn.Module) -> float:
-            is_refreshed = batches and _count_parameters(module) < whole
-            with batchnorm_refreshed(module, batches) if is_refreshed else nullcontext():
+            with statistics_kept(module):
+                if _count_parameters(module) < whole:
+                    _refresh_if_better(job, module, drawn)
                 return dense - _measure_accuracy(job, module)
 
         measures["accuracy_drop"] = measure_drop
     return measures
+
+
+def _refresh_if_better(job: Job, module: nn.Module, drawn: Sequence[Batch]) -> bool:
+    if not drawn or job.task is None:
+        return False
+    objective = job.task.objective
+
+    @torch.no_grad()
+    def measure_loss() -> float:
+        module.eval()
+        losses = [objective.loss(compute_logits(module, one.inputs), one.targets) for one in drawn]
+        return float(torch.stack(losses).mean())
+
+    return refresh_if_better(module, [batch.inputs for batch in drawn], measure_loss)
 
 
 def _time_again(job: Job, network: Network, shrunk: Shrunk) -> Shrunk:

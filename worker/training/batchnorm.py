@@ -1,6 +1,6 @@
 """Measure the statistics of BatchNorm anew: pruning changes what a layer puts out, and they lag behind."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -30,15 +30,35 @@ def refresh_batchnorm(module: nn.Module, batches: Iterable[Inputs]) -> None:
             compute_logits(module, inputs)
 
 
+def refresh_if_better(module: nn.Module, batches: Iterable[Inputs], loss: Callable[[], float]) -> bool:
+    """Refresh the statistics, unless the loss is no lower for it; returns whether they were.
+
+    Those of a training may serve better than any that plain samples give: a published ResNet-20 loses three
+    points of accuracy to new ones, over however many images, before anything is cut.
+    """
+    before = _copy_statistics(module)
+    if not before:
+        return False
+    loss_before = loss()
+    refresh_batchnorm(module, batches)
+    if loss() < loss_before:
+        return True
+    module.load_state_dict(before, strict=False)
+    return False
+
+
 @contextmanager
-def batchnorm_refreshed(module: nn.Module, batches: Iterable[Inputs]) -> Iterator[None]:
-    """Refresh the statistics for a while; afterwards they are as they were."""
-    before = {name: tensor.clone() for name, tensor in read_statistics(module).items()}
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Change the statistics as you like inside; afterwards they are as they were."""
+    before = _copy_statistics(module)
     try:
-        refresh_batchnorm(module, batches)
         yield
     finally:
         module.load_state_dict(before, strict=False)
+
+
+def _copy_statistics(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in read_statistics(module).items()}
 
 
 def read_statistics(module: nn.Module) -> dict[str, Tensor]:

@@ -2,11 +2,17 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from tests.worker.training.recoveries import make_model, make_split
-from worker.training.batchnorm import batchnorm_refreshed, read_statistics, refresh_batchnorm
+from worker.training.batchnorm import (
+    read_statistics,
+    refresh_batchnorm,
+    refresh_if_better,
+    statistics_kept,
+)
 
 BATCHES = [make_split().take(torch.arange(start, start + 24)).inputs for start in range(0, 96, 24)]
 
@@ -42,11 +48,25 @@ def test_a_model_without_batchnorm_is_not_run():
 
 
 def test_refreshed_for_a_while_they_are_as_they_were_afterwards():
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    with statistics_kept(model):
+        refresh_batchnorm(model, BATCHES)
+        meanwhile = read_statistics(model)
+        assert not any(torch.equal(meanwhile[name], before[name]) for name in meanwhile if "running" in name)
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("is_lower", [True, False])
+def test_statistics_are_refreshed_where_that_lowers_the_loss_and_nowhere_else(is_lower):
     model, refreshed = make_model(), make_model()
     before = copy.deepcopy(model.state_dict())
     refresh_batchnorm(refreshed, BATCHES)
-    with batchnorm_refreshed(model, BATCHES):
-        meanwhile, expected = read_statistics(model), read_statistics(refreshed)
-        assert all(torch.equal(meanwhile[name], expected[name]) for name in expected)
-        assert not any(torch.equal(meanwhile[n], before[n]) for n in expected if "running" in n)
-    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    losses = iter([1.0, 0.5] if is_lower else [1.0, 1.0])
+    assert refresh_if_better(model, BATCHES, lambda: next(losses)) is is_lower
+    expected = refreshed.state_dict() if is_lower else before
+    assert all(torch.equal(model.state_dict()[name], expected[name]) for name in expected)
+
+
+def test_no_loss_is_asked_for_of_a_model_without_batchnorm():
+    assert refresh_if_better(nn.Linear(2, 2), BATCHES, lambda: pytest.fail("it was asked for")) is False
