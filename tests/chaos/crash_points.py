@@ -84,6 +84,8 @@ def asleep(site: Site, role: str) -> Iterator[Callable[[], None]]:
 def _locked(site: Site, point: CrashPoint) -> Iterator[Connection]:
     # The names are those of POINTS above.
     with site.cluster.engine.connect() as connection:
+        # The harness holds it for as long as it takes; a session of the product would be ended after 20 s.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text(f"LOCK TABLE {point.table} IN EXCLUSIVE MODE"))
         try:
             yield connection
