@@ -15,6 +15,8 @@ from app.core.storage import BlobStore
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 10.0
+# A rare chore that could not be done is not put off for a day.
+_AGAIN_AFTER_S = 600.0
 
 
 @dataclass
@@ -52,16 +54,17 @@ class Cleaner:
             stop.wait(_LOOK_EVERY_S)
 
     def do_due(self) -> None:
-        """Do what is due; what fails is told to the log and done again the next time."""
+        """Do what is due; what fails is told to the log, and done again before long."""
         for chore in self.chores:
             if time.monotonic() < chore.due:
                 continue
-            chore.due = time.monotonic() + chore.every_s
+            chore.due = time.monotonic() + min(chore.every_s, _AGAIN_AFTER_S)
             try:
                 if not schema.is_current(self._engine):
                     _log.warning("another version has migrated the database; nothing is cleaned")
                     return
                 chore.do()
+                chore.due = time.monotonic() + chore.every_s
             except Exception as error:  # whatever it is, the rest has to go on, today and tomorrow
                 _log.warning("chore failed", extra={"chore": chore.name, "error": str(error)}, exc_info=True)
 

@@ -1,5 +1,7 @@
 """Chores go on whatever one of them meets, and rest while the database is of another version."""
 
+import time
+
 import pytest
 from sqlalchemy import text
 
@@ -46,6 +48,17 @@ def test_a_chore_that_fails_keeps_no_other_from_its_turn(cleaner):
     cleaner.chores[0].due = 0.0
     cleaner.do_due()
     assert done[-1] == cleaner.chores[0].name
+
+
+def test_a_rare_chore_that_failed_is_not_put_off_for_a_day(cleaner):
+    count(cleaner, failing=3)
+    cleaner.do_due()
+    assert cleaner.chores[3].every_s == 86_400.0
+    assert cleaner.chores[3].due - time.monotonic() <= 600.0
+    count(cleaner)
+    cleaner.chores[3].due = 0.0
+    cleaner.do_due()
+    assert cleaner.chores[3].due - time.monotonic() > 80_000.0
 
 
 def test_nothing_is_cleaned_on_the_schema_of_another_version(cleaner, engine):

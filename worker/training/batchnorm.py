@@ -33,8 +33,7 @@ def refresh_batchnorm(module: nn.Module, batches: Iterable[Inputs]) -> None:
 def refresh_if_better(module: nn.Module, batches: Iterable[Inputs], loss: Callable[[], float]) -> bool:
     """Refresh the statistics, unless the loss is no lower for it; returns whether they were.
 
-    Those of a training may serve better than any that plain samples give: a published ResNet-20 loses three
-    points of accuracy to new ones, over however many images, before anything is cut.
+    Those of a training may serve better than any that plain samples give, before anything is cut.
     """
     before = _copy_statistics(module)
     if not before:
