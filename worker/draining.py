@@ -13,7 +13,8 @@ class Draining(threading.Event):
         self._began_s = math.inf
 
     def set(self) -> None:
-        self._began_s = time.monotonic()
+        # A second signal gives no second grace.
+        self._began_s = min(self._began_s, time.monotonic())
         super().set()
 
     def left_s(self, grace_s: float) -> float:
