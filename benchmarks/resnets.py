@@ -6,6 +6,7 @@ Training is in bfloat16, which halves a step on a CPU that has its products; eva
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.rows import Row, run_rows, show_rows
 OUTPUT = Path("bench-output") / "resnets"
 _SEEDS = (0, 1, 2)
 _MODELS = ("resnet20", "resnet56")
+_SPARSITIES = (0.7, 0.9)
 # Epochs, batch size, learning rate. A run trains at most half an hour on one thread: ResNet-56 costs three
 # times as much as ResNet-20. At 90 % three epochs of ResNet-20 lost 3.0 points in batches of 128 at 0.05, and
 # 2.6 in batches of 64 at 0.025: where training is short, the number of steps counts.
@@ -31,13 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the rows and print their table; returns 1 when a bar is missed, 2 without the data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=_MODELS, default=list(_MODELS))
-    chosen = parser.parse_args(arguments).models
+    parser.add_argument("--sparsities", nargs="+", type=float, choices=_SPARSITIES, default=list(_SPARSITIES))
+    parser.add_argument(
+        "--epochs", type=int, help="train longer: what takes hours here takes minutes on a GPU"
+    )
+    given = parser.parse_args(arguments)
+    chosen = given.models
     try:
         uploads = {name: prepare_cifar(OUTPUT / "inputs", name) for name in chosen}
     except CifarMissing as error:
         print(f"bench-resnets: {error}", file=sys.stderr)
         return 2
-    rows = [row for name in chosen for row in _rows(name)]
+    rows = [row for name in chosen for row in _rows(name, given.sparsities, given.epochs)]
     results = run_rows(
         rows,
         models={name: model for name, (model, _) in uploads.items()},
@@ -47,10 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     return show_rows(results, title="CIFAR-10, 5,000 test images, global magnitude, cubic schedule")
 
 
-def _rows(name: str) -> list[Row]:
+def _rows(name: str, sparsities: Sequence[float], epochs_instead: int | None) -> list[Row]:
     rows = []
-    for sparsity in (0.7, 0.9):
+    for sparsity in sparsities:
         epochs, batch_size, rate = _TRAININGS[name, sparsity]
+        epochs = epochs_instead or epochs
         control = f"{name} dense, trained as for {sparsity:.0%}"
         rows.append(
             Row(
