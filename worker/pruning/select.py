@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worker.pruning.radix import find_value
 from worker.pruning.ranked import CHUNK, Bools, Floats, Ranked, check_finite
+from worker.pruning.select_on_device import MOST_ON_DEVICE, select_on_device
 
 # Fewer values than this are simply sorted.
 _FEW = 1 << 18
@@ -44,6 +45,8 @@ def keep_highest(ranked: Sequence[Ranked], count: int) -> list[Tensor]:
         for one in ranked:
             check_finite(one.values, one.name)
         return [_most_pruned(one) if count == most else _least_pruned(one) for one in ranked]
+    if not any(one.is_on_cpu for one in ranked) and sum(one.numel for one in ranked) <= MOST_ON_DEVICE:
+        return select_on_device(ranked, count)
     masks = [np.empty(one.numel, np.bool_) for one in ranked]
     _settle(ranked, masks, count)
     return [

@@ -13,6 +13,7 @@ from torch import Tensor
 from worker.pruning.errors import NonfiniteScores
 from worker.pruning.ranked import Ranked
 from worker.pruning.select import keep_highest
+from worker.pruning.select_on_device import select_on_device
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
@@ -59,6 +60,18 @@ def rankings(draw: st.DrawFn) -> tuple[list[Ranked], int]:
 def test_selection_is_that_of_one_stable_sort(case: tuple[list[Ranked], int]) -> None:
     ranked, count = case
     assert_same(keep_highest(ranked, count), sort_everything(ranked, count))
+
+
+@given(rankings())
+def test_a_device_selects_what_the_cpu_does(case: tuple[list[Ranked], int]) -> None:
+    ranked, count = case
+    if sum(one.pruned for one in ranked) < count < sum(one.prunable for one in ranked):
+        assert_same(select_on_device(ranked, count), keep_highest(ranked, count))
+
+
+def test_a_device_refuses_what_is_no_number() -> None:
+    with pytest.raises(NonfiniteScores, match="broken hold nan at flat index 1"):
+        select_on_device([Ranked(torch.tensor([0.0, math.nan, 1.0]), name="broken")], 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
