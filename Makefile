@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
 .PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-movement bench-removal \
-	bench-cut-resnet56 bench-cut-minilm bench-cut-latency bench-accuracy-drop bench-blocks \
+	bench-cut-resnet56 bench-cut-minilm bench-cut-latency bench-accuracy-drop bench-blocks bench-gpu \
 	bench-select bench-criteria bench-load chaos format clean
 
 help: ## Print this list
@@ -92,6 +92,9 @@ bench-blocks: $(BENCH_STAMP) ## Layers of MiniLM-L6 left out by each importance,
 
 bench-gpt: $(BENCH_STAMP) ## A small GPT-2 at 50 %: perplexity by wanda, sparsegpt, magnitude (ten minutes)
 	$(BIN)/python -m benchmarks.gpt
+
+bench-gpu: $(STAMP) ## Jobs on a GPU, its memory after a cancel, the library beside the CPU (needs a GPU; five minutes)
+	$(BIN)/python -m benchmarks.gpu
 
 bench-resnet: $(STAMP) ## ResNet-20 on CIFAR-10 over HTTP (SECATEUR_BENCH_DATA names the folder; 15 minutes)
 	$(BIN)/python -m benchmarks.resnet

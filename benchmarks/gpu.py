@@ -38,7 +38,7 @@ def main() -> int:
 
 def _show_library(console: Console) -> int:
     start = time.perf_counter()
-    table = Table("on GPU and CPU", "masks that differ", "", title="The library on a GPU")
+    table = Table("on GPU and CPU", "differ", "", title="The library on a GPU")
     missed = 0
     for check in compare_devices():
         is_met = check.differ is not None and check.differ <= MOST_DIFFER
