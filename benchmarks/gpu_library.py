@@ -24,7 +24,7 @@ Batches = list[tuple[Any, Tensor]]  # Any: a tensor, or tensors by name
 
 @dataclass(frozen=True)
 class Check:
-    """One thing computed on both devices: the share of weights that differ, in masks or in number, or an error."""
+    """One thing computed on both devices: the share of weights that differ, or an error."""
 
     name: str
     differ: float | None

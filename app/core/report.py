@@ -206,7 +206,7 @@ class StructureReport(_Frozen):
     """What was cut out of the model, and the sizes that were tried, one list a round.
 
     The statistics of BatchNorm were measured anew over `batchnorm_samples`, none where it has no such layer
-    or the job no samples to train on.
+    or the job no samples to train on. Each size tried was trained for `probe_steps` before it was judged.
     """
 
     metric: str
@@ -214,6 +214,7 @@ class StructureReport(_Frozen):
     before: float
     after: float
     batchnorm_samples: int
+    probe_steps: int = 0
     groups: tuple[StructureGroup, ...]
     probes: tuple[tuple[StructureProbe, ...], ...]
 

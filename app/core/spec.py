@@ -186,6 +186,8 @@ class Finetune(Strict):
     evaluate_every_epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
     early_stopping: EarlyStopping | None = None
     keep_best: bool = True
+    # Of these steps each size is trained for that a structure's target of accuracy_drop tries.
+    probe_fraction: Fraction = 0.1
 
     @model_validator(mode="before")
     @classmethod

@@ -4,15 +4,14 @@ from pydantic import JsonValue
 
 from app.core.errors import DivergedTraining
 from app.core.report import HistoryRow
-from app.core.spec import Finetune
 from worker.numerics import is_out_of_memory
-from worker.objectives.registry import Task
 from worker.pipeline.controls import Ticket, plan_control, train_control
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
 from worker.pipeline.salvage import keep_best_so_far, keep_last_good
+from worker.pipeline.training import make_teacher, make_training, make_validation
 from worker.pipeline.watch import StageWatch
 from worker.pruning import MaskSet
 from worker.stopping import CANCELLED_NAME, Stopped, stops_gracefully
@@ -20,10 +19,7 @@ from worker.training.checkpoint import Tree
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
 from worker.training.loop import Training
-from worker.training.metric import Metric
 from worker.training.recovery import Recovery
-from worker.training.teacher import Teacher
-from worker.training.validation import Validation
 
 _CHECKPOINTS = "training"
 
@@ -67,9 +63,9 @@ class _Attempt:
         self._job = job
         self._folder = folder
         self._progress = progress
-        self._training = _make_training(job, job.spec.finetune, job.task, is_halved=is_halved)
-        self._teacher = _make_teacher(job, self._training)
-        self._validation = _make_validation(job, self._training)
+        self._training = make_training(job, job.spec.finetune, job.task, is_halved=is_halved)
+        self._teacher = make_teacher(job, self._training)
+        self._validation = make_validation(job, self._training)
 
     def run(self, resumed: Tree | None) -> Data:
         """Train from the start or from a checkpoint; returns what the stage has to say."""
@@ -107,44 +103,6 @@ class _Attempt:
                 name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
             files.append({"name": control, "records": name})
         return _describe(self._training, recovery, masks) | {"controls": files}
-
-
-def _make_training(job: Job, settings: Finetune, task: Task, *, is_halved: bool) -> Training:
-    return Training(
-        settings=settings,
-        split=job.splits["train"],
-        objective=task.objective,
-        metric=_choose_metric(job, settings, task),
-        seed=job.spec.seed,
-        device=job.device,
-        is_halved=is_halved,
-    )
-
-
-def _choose_metric(job: Job, settings: Finetune, task: Task) -> Metric:
-    """Take the metric that early stopping names, or the first one of the task."""
-    named = settings.early_stopping.metric if settings.early_stopping else None
-    return Metric(named or task.metrics[0], job.outputs)
-
-
-def _make_teacher(job: Job, training: Training) -> Teacher | None:
-    if training.settings.distillation is None:
-        return None
-    return Teacher(
-        job.read_dense().network.module,
-        training.split,
-        settings=training.settings,
-        device=training.device,
-        blocks=training.plan.first_epoch(),
-    )
-
-
-def _make_validation(job: Job, training: Training) -> Validation | None:
-    split = job.splits.get("validation")
-    if split is None:
-        return None
-    batch_size = job.spec.evaluation.batch_size
-    return Validation(split, training.objective, training.metric, batch_size, training.device)
 
 
 def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:

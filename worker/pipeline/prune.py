@@ -22,7 +22,7 @@ def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data
     network = loaded.network
     warnings: list[JsonValue] = []
     if job.spec.structure is not None:
-        warnings += cut_structure(job, job.spec.structure, folder, loaded)
+        warnings += cut_structure(job, job.spec.structure, folder, loaded, progress)
     pruner = make_pruner(job, network)
     if job.spec.finetune is not None and pruner.learns_scores:
         reason = f"{job.spec.recipe.criterion.name} learns from the training what to prune"

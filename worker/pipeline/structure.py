@@ -3,25 +3,24 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from app.core.errors import DatasetMismatch
 from app.core.report import HistoryRow, StructureGroup, StructureProbe, StructureReport
 from app.core.spec import Structure
 from worker.datasets.splits import Batch
 from worker.formats.registry import LoadedModel
 from worker.measure.latency import measure_p50_ms, time_by_turns
 from worker.measure.macs import count_macs
-from worker.measure.metrics import METRICS, measure
-from worker.measure.records import record_split
 from worker.models.inputs import compute_logits
 from worker.models.registry import Network
+from worker.pipeline.accuracy_drop import AccuracyDrop
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
-from worker.pipeline.predictions import take_answers
+from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import draw_calibration_batches, make_loss
 from worker.pipeline.tracing import draw_inputs
 from worker.pruning.layers import Layer, find_layers
@@ -34,17 +33,22 @@ from worker.pruning.removal.groups import Group
 from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
 from worker.pruning.removal.tracer import Axis
-from worker.training.batchnorm import read_statistics, refresh_if_better, statistics_kept
+from worker.training.batchnorm import read_statistics, refresh_if_better
 
 _REPORT_NAME = "structure.json"
-_ACCURACY = "accuracy"
 _JUDGED_ON_TEST = (
     "how much is cut out was chosen by the accuracy of the test split, since there is no validation split: "
     "its drop on other data may be larger"
 )
 
 
-def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: LoadedModel) -> list[str]:
+def cut_structure(
+    job: Job,
+    structure: Structure,
+    folder: StageFolder,
+    loaded: LoadedModel,
+    progress: ProgressReporter,
+) -> list[str]:
     """Cut a model in place, keep what was cut in the stage's folder, and return warnings.
 
     What BatchNorm normalises by is measured anew on the cut network, where that lowers the loss on samples to
@@ -57,13 +61,19 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: L
         # The recipe's rows speak of the uploaded model: what fits nothing there is refused while it is whole.
         make_plan(network.module, read_recipe(job.spec.recipe.model_dump(mode="json", exclude_none=True)))
     drawn = draw_calibration_batches(job, network) or []
+    measures = _list_measures(job, loaded)
+    accuracy_drop: AccuracyDrop | None = None
+    if structure.target.metric == "accuracy_drop":
+        settle = partial(_refresh_if_better, job, drawn=drawn)
+        accuracy_drop = AccuracyDrop(job, folder, progress, network.module, settle)
+        measures["accuracy_drop"] = accuracy_drop
     shrunk = shrink(
         network.module,
         structure.model_dump(mode="json", exclude_none=True),
         drawn or [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))],
         make_loss(job),
         seed=job.spec.seed,
-        measures=_list_measures(job, structure, loaded, drawn),
+        measures=measures,
     )
     if structure.target.metric == "latency_ms":
         shrunk = _time_again(job, network, shrunk)
@@ -72,7 +82,8 @@ def cut_structure(job: Job, structure: Structure, folder: StageFolder, loaded: L
     is_refreshed = is_cut and _refresh_if_better(job, network.module, drawn)
     folder.write_tensors(BATCHNORM_NAME, read_statistics(network.module))
     refreshed = sum(len(batch.targets) for batch in drawn) if is_refreshed else 0
-    report = _describe(structure, shrunk, layers, refreshed)
+    probe_steps = accuracy_drop.steps if accuracy_drop else 0
+    report = _describe(structure, shrunk, layers, refreshed=refreshed, probe_steps=probe_steps)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
     return warn_of_cut(report, has_validation="validation" in job.splits)
 
@@ -112,9 +123,7 @@ def list_probe_rows(report: StructureReport) -> tuple[HistoryRow, ...]:
     )
 
 
-def _list_measures(
-    job: Job, structure: Structure, loaded: LoadedModel, drawn: Sequence[Batch]
-) -> dict[str, Measure]:
+def _list_measures(job: Job, loaded: LoadedModel) -> dict[str, Measure]:
     network = loaded.network
     blank = network.inputs.blank(1, job.device)
     measures: dict[str, Measure] = {
@@ -125,17 +134,6 @@ def _list_measures(
     if settings is not None:
         batch = network.inputs.blank(settings.batch_size, job.device)
         measures["latency_ms"] = lambda module: measure_p50_ms(module, batch, repeats=settings.repeats)
-    if structure.target.metric == "accuracy_drop":
-        dense = _measure_accuracy(job, network.module)
-        whole = _count_parameters(network.module)
-
-        def measure_drop(module: nn.Module) -> float:
-            with statistics_kept(module):
-                if _count_parameters(module) < whole:
-                    _refresh_if_better(job, module, drawn)
-                return dense - _measure_accuracy(job, module)
-
-        measures["accuracy_drop"] = measure_drop
     return measures
 
 
@@ -182,27 +180,8 @@ def _follow_file(loaded: LoadedModel) -> Measure:
     return measure_bytes
 
 
-def _count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _measure_accuracy(job: Job, module: nn.Module) -> float:
-    split = job.splits.get("validation") or job.test_split
-    if split is None or job.task is None or _ACCURACY not in job.task.metrics:
-        named = job.task.name if job.task else "no task"
-        raise DatasetMismatch(f"a target of accuracy_drop needs a dataset with accuracy, found {named}")
-    records = record_split(
-        module,
-        split,
-        job.task.objective,
-        batch_size=job.spec.evaluation.batch_size,
-        device=job.device,
-    )
-    return measure(METRICS[_ACCURACY], take_answers(job, records))
-
-
 def _describe(
-    structure: Structure, shrunk: Shrunk, layers: Sequence[Layer], refreshed: int
+    structure: Structure, shrunk: Shrunk, layers: Sequence[Layer], *, refreshed: int, probe_steps: int
 ) -> StructureReport:
     groups = [_describe_group(group, shrunk.removal, layers) for group in shrunk.groups]
     return StructureReport(
@@ -211,6 +190,7 @@ def _describe(
         before=shrunk.before,
         after=shrunk.after,
         batchnorm_samples=refreshed,
+        probe_steps=probe_steps,
         groups=tuple(groups),
         probes=tuple(
             tuple(StructureProbe(removed=probe.removed, value=probe.value) for probe in round)

@@ -1,7 +1,7 @@
 """Measure the statistics of BatchNorm anew: pruning changes what a layer puts out, and they lag behind."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +44,6 @@ def refresh_if_better(module: nn.Module, batches: Iterable[Inputs], loss: Callab
         return True
     module.load_state_dict(before, strict=False)
     return False
-
-
-@contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Change the statistics as you like inside; afterwards they are as they were."""
-    before = _copy_statistics(module)
-    try:
-        yield
-    finally:
-        module.load_state_dict(before, strict=False)
 
 
 def _copy_statistics(module: nn.Module) -> dict[str, Tensor]:

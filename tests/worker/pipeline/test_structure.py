@@ -237,16 +237,6 @@ def test_a_target_in_bytes_is_one_of_the_file_that_is_exported(uploads, tmp_path
     assert run.report.gates[0].outcome == "passed"
 
 
-def test_the_most_is_cut_that_the_allowed_drop_leaves(uploads, tmp_path):
-    target = {"metric": "accuracy_drop", "value": 0.05}
-    run = run_job(tmp_path / "work", make_spec(uploads, structure=STRUCTURE | {"target": target}))
-    metric = run.report.summary.metrics[0]
-    assert metric.drop <= 0.05
-    assert metric.drop == pytest.approx(run.report.structure.after)
-    assert run.report.summary.parameters.after < run.report.summary.parameters.before
-    assert any("chosen by the accuracy of the test split" in warning for warning in run.report.warnings)
-
-
 def test_the_cut_model_is_normalised_by_what_it_puts_out_itself(uploads, tmp_path):
     """Without training: statistics of the dense network are those of sums with more channels in them."""
     target = {"metric": "macs", "value": 160_000}

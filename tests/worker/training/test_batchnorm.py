@@ -7,12 +7,7 @@ import torch
 from torch import nn
 
 from tests.worker.training.recoveries import make_model, make_split
-from worker.training.batchnorm import (
-    read_statistics,
-    refresh_batchnorm,
-    refresh_if_better,
-    statistics_kept,
-)
+from worker.training.batchnorm import refresh_batchnorm, refresh_if_better
 
 BATCHES = [make_split().take(torch.arange(start, start + 24)).inputs for start in range(0, 96, 24)]
 
@@ -44,16 +39,6 @@ def test_a_model_without_batchnorm_is_not_run():
     model = nn.Linear(2, 2)
     before = copy.deepcopy(model.state_dict())
     refresh_batchnorm(model, [torch.zeros(1, 3)])  # a shape that it could not take
-    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
-
-
-def test_refreshed_for_a_while_they_are_as_they_were_afterwards():
-    model = make_model()
-    before = copy.deepcopy(model.state_dict())
-    with statistics_kept(model):
-        refresh_batchnorm(model, BATCHES)
-        meanwhile = read_statistics(model)
-        assert not any(torch.equal(meanwhile[name], before[name]) for name in meanwhile if "running" in name)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
 

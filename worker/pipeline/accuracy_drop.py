@@ -1,0 +1,171 @@
+"""Judge sizes of a cut model by their accuracy, each after a short training where one follows.
+
+What was judged is written to a checkpoint, by the weights' digest: a size is trained and judged once, by
+whichever attempt at the job.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+
+import torch
+from torch import nn
+
+from app.core.errors import DatasetMismatch
+from worker.measure.metrics import METRICS, measure
+from worker.measure.records import record_split
+from worker.numerics import is_out_of_memory
+from worker.pipeline.folder import StageFolder
+from worker.pipeline.job import Job
+from worker.pipeline.predictions import take_answers
+from worker.pipeline.progress import ProgressReporter
+from worker.pipeline.training import make_teacher, make_training
+from worker.pruning.removal.shrinking import ACCURACY_PROBES
+from worker.training.loop import Loop, Training
+from worker.training.teacher import Teacher
+
+_ACCURACY = "accuracy"
+_CHECKPOINTS = "probes"
+
+
+class AccuracyDrop:
+    """Measures how far the accuracy of a cut model falls below that of the `whole` one, 0..1.
+
+    `settle` is what is done with a cut model before it is judged, where no training follows. Raises
+    DatasetMismatch without a split to judge on, DivergedTraining.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: StageFolder,
+        progress: ProgressReporter,
+        whole: nn.Module,
+        settle: Callable[[nn.Module], object],
+    ) -> None:
+        self._job = job
+        self._progress = progress
+        self._settle = settle
+        self._checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=0.0)
+        written = self._checkpoints.read()
+        self._known: dict[str, float] = written["accuracies"] if written else {}
+        self._whole = _digest(whole)
+        self._dense = self._judge_once(whole)
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps each size is trained for before it is judged."""
+        settings = self._job.spec.finetune
+        if settings is None or settings.probe_fraction == 0.0:
+            return 0
+        return max(1, round(settings.probe_fraction * self._full_training.steps))
+
+    def __call__(self, module: nn.Module) -> float:
+        return self._dense - self._judge_once(module)
+
+    def _judge_once(self, module: nn.Module) -> float:
+        """Return the accuracy of a model, which comes back as it was."""
+        digest = _digest(module)
+        if digest not in self._known:
+            with _state_kept(module) as restore:
+                if digest != self._whole:
+                    self._recover(module, restore)
+                self._known[digest] = self._measure(module)
+            self._checkpoints.write({"accuracies": self._known})
+            self._progress.tell_checkpoint(len(self._known))
+        return self._known[digest]
+
+    def _recover(self, module: nn.Module, restore: Callable[[], object]) -> None:
+        if self.steps == 0:
+            self._settle(module)
+            return
+        try:
+            self._train(module, is_halved=False)
+            return
+        except (MemoryError, RuntimeError) as error:
+            if self._full_training.settings.batch_size == 1 or not is_out_of_memory(error):
+                raise
+        # Behind the handler: the error's trace would keep the tensors of the attempt alive.
+        restore()
+        self._train(module, is_halved=True)
+
+    def _train(self, module: nn.Module, *, is_halved: bool) -> None:
+        job, settings = self._job, self._full_training.settings
+        assert job.task is not None  # it was measured with one
+        short = settings.model_copy(update={"epochs": None, "max_steps": self.steps})
+        training = make_training(job, short, job.task, is_halved=is_halved)
+        with torch.enable_grad(), torch.random.fork_rng(_list_cuda(job.device)):
+            loop = Loop(module, training, pruner=_PrunesNothing(), teacher=self._teacher)
+            while not loop.is_done:
+                loop.advance()
+                # The probes that may follow are all counted: fewer are a search that ends early.
+                done = len(self._known) * self.steps + loop.step
+                self._progress.report(min(done, self._planned_steps), self._planned_steps)
+        for parameter in module.parameters():
+            parameter.grad = None
+
+    @property
+    def _planned_steps(self) -> int:
+        return (ACCURACY_PROBES + 1) * self.steps
+
+    @cached_property
+    def _full_training(self) -> Training:
+        job = self._job
+        assert job.spec.finetune is not None
+        assert job.task is not None
+        return make_training(job, job.spec.finetune, job.task, is_halved=False)
+
+    @cached_property
+    def _teacher(self) -> Teacher | None:
+        return make_teacher(self._job, self._full_training)
+
+    def _measure(self, module: nn.Module) -> float:
+        job = self._job
+        split = job.splits.get("validation") or job.test_split
+        if split is None or job.task is None or _ACCURACY not in job.task.metrics:
+            named = job.task.name if job.task else "no task"
+            raise DatasetMismatch(f"a target of accuracy_drop needs a dataset with accuracy, found {named}")
+        records = record_split(
+            module,
+            split,
+            job.task.objective,
+            batch_size=job.spec.evaluation.batch_size,
+            device=job.device,
+        )
+        return measure(METRICS[_ACCURACY], take_answers(job, records))
+
+
+class _PrunesNothing:
+    """Goes along with an optimizer and leaves the weights alone: only what was cut out is gone."""
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take no note of it."""
+
+    def step(self) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def _state_kept(module: nn.Module) -> Iterator[Callable[[], object]]:
+    """Train a module as you like inside: afterwards, or when told so by what is yielded, it is as it was."""
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    try:
+        yield partial(module.load_state_dict, before)
+    finally:
+        module.load_state_dict(before)
+        module.eval()
+
+
+def _digest(module: nn.Module) -> str:
+    """Digest what decides a model's answers: the tensors, their shapes and names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(raw.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _list_cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
