@@ -284,7 +284,7 @@ Labels = dict[
 ]
 
 
-Output = Literal["safetensors", "huggingface", "masks"]
+Output = Literal["safetensors", "huggingface", "pt2", "masks"]
 
 
 class _NoRecipe(Recipe):

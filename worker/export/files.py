@@ -12,6 +12,7 @@ from worker.protocol import ModelInput
 
 MODEL_FILE = "model.safetensors"
 MASKS_FILE = "masks.safetensors"
+PROGRAM_FILE = "model.pt2"
 ARCHITECTURE_FILE = "architecture.json"
 HUGGINGFACE = "huggingface"
 _BINARY = "application/octet-stream"
@@ -27,17 +28,19 @@ class ExportedFile(BaseModel):
 
 _MODEL = ExportedFile(name=MODEL_FILE, kind="model", media_type=_BINARY)
 _MASKS = ExportedFile(name=MASKS_FILE, kind="masks", media_type=_BINARY)
+_PROGRAM = ExportedFile(name=PROGRAM_FILE, kind="program", media_type="application/zip")
 _ARCHITECTURE = ExportedFile(name=ARCHITECTURE_FILE, kind="architecture", media_type="application/json")
 
 
 def list_files(
     model: ModelInput, outputs: Sequence[Output] = ("huggingface", "masks")
 ) -> tuple[ExportedFile, ...]:
-    """List what the outputs consist of for an uploaded model, each file once; all there is by default."""
+    """List what the outputs consist of, each file once; by default, what there is of every uploaded model."""
     is_described = is_cut(model.architecture) and model.format != HUGGINGFACE
     parts: Mapping[Output, tuple[ExportedFile, ...]] = {
         "safetensors": (_MODEL, _ARCHITECTURE) if is_described else (_MODEL,),
         "huggingface": (_MODEL, *_list_companions(model)),
+        "pt2": (_PROGRAM,),
         "masks": (_MASKS,),
     }
     return tuple(dict.fromkeys(file for output in outputs for file in parts[output]))

@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import Any
 
+import torch
 from pydantic import JsonValue
 
 from app.core.huggingface import CONFIG, CUT_FIELD, name_of
@@ -12,15 +13,18 @@ from worker.export.files import (
     HUGGINGFACE,
     MASKS_FILE,
     MODEL_FILE,
+    PROGRAM_FILE,
     list_files,
     list_kept_roles,
 )
+from worker.export.program import write_program
 from worker.formats.cut import CUT, describe_cut, is_cut, read_counts
 from worker.measure.size import measure_file
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import STATE_NAME, Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
+from worker.pipeline.tracing import draw_inputs
 from worker.pruning.removal.configuration import Inexpressible, count_blocks, express
 
 _WHY_FIELD = f"{CUT_FIELD}_because"
@@ -33,7 +37,15 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
     read_masks(job.final_folder).save(folder.path / MASKS_FILE)
     _write_architecture(job, folder)
     _write_companions(job, folder)
-    sizes = {file.name: measure_file(folder.path / file.name) for file in list_files(job.exported_model)}
+    if "pt2" in job.spec.outputs:
+        network = job.read_final().network
+        write_program(
+            network.module.cpu(), draw_inputs(network, torch.device("cpu")), folder.path / PROGRAM_FILE
+        )
+    files = dict.fromkeys(
+        (*list_files(job.exported_model), *list_files(job.exported_model, job.spec.outputs))
+    )
+    sizes = {file.name: measure_file(folder.path / file.name) for file in files}
     described: Data = {
         name: {
             "size_bytes": size.size_bytes,

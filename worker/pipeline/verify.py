@@ -5,19 +5,22 @@ from safetensors.torch import load_file
 
 from app.core.errors import ExportMismatch
 from app.core.states import Stage
-from worker.export.files import describe_export, list_files
+from worker.export.files import PROGRAM_FILE, describe_export, list_files
+from worker.export.program import run_program
 from worker.export.reload import (
     RECORDS_NAME,
     Measured,
     ReloadRequest,
     reload_in_clean_process,
 )
+from worker.models.inputs import Inputs, compute_logits
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.predictions import read_records
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
 from worker.pipeline.report import compose_report
+from worker.pipeline.tracing import draw_inputs
 from worker.pruning import MaskSet
 
 REPORT_NAME = "report.json"
@@ -31,6 +34,7 @@ def run_verify(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
     """
     measured = reload_in_clean_process(folder.path, _make_request(job))
     _check_predictions(job, folder)
+    _check_program(job, folder)
     _check_zeros(measured, read_masks(job.final_folder))
     report = compose_report(job, measured)
     (folder.path / REPORT_NAME).write_text(report.model_dump_json(indent=2))
@@ -65,6 +69,27 @@ def _check_predictions(job: Job, folder: StageFolder) -> None:
             raise ExportMismatch(
                 f"the exported file answers {differing} of {len(evaluated)} test samples otherwise ({name})"
             )
+
+
+def _check_program(job: Job, folder: StageFolder) -> None:
+    """Run the program where there is torch alone: on one sample, and on three, shorter ones of text."""
+    if "pt2" not in job.spec.outputs:
+        return
+    network = job.read_final().network
+    module = network.module.cpu().eval()
+    drawn = draw_inputs(network, torch.device("cpu"))
+    for case in (_take(drawn, [0]), _take(drawn, [0, 1, 0], shorter_by=1)):
+        with torch.no_grad():
+            expected = compute_logits(module, case).float()
+        found = run_program(job.folder(Stage.EXPORT).path / PROGRAM_FILE, case, folder.path)
+        if found.shape != expected.shape or not bool(_is_close(expected, found).all()):
+            raise ExportMismatch(f"{PROGRAM_FILE} answers {len(found)} samples otherwise than the model does")
+
+
+def _take(inputs: Inputs, samples: list[int], *, shorter_by: int = 0) -> Inputs:
+    if isinstance(inputs, torch.Tensor):
+        return inputs[samples]
+    return {name: tensor[samples, : tensor.shape[1] - shorter_by] for name, tensor in inputs.items()}
 
 
 def _is_close(evaluated: torch.Tensor, reloaded: torch.Tensor) -> torch.Tensor:

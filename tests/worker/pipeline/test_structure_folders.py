@@ -15,6 +15,7 @@ from tests.worker.pipeline.conftest import run_job
 from tests.worker.pipeline.test_text_job import dataset_input
 from tests.worker.pipeline.test_text_job import runner_input as text_input
 from tests.worker.pruning.removal.drawing import halve
+from worker.export.program import run_program
 from worker.formats.registry import read_model
 from worker.measure.size import digest_file
 from worker.pipeline.check import check_model
@@ -26,7 +27,7 @@ from worker.pruning.removal.surgery import remove
 PAGE = Path(__file__).parents[3] / "docs" / "structure.md"
 
 
-def cut_folder(tmp_path, family="bert", changes=None, **structure):
+def cut_folder(tmp_path, family="bert", changes=None, outputs=("huggingface", "masks"), **structure):
     """Cut a small model to 70 % of its products, and describe what came out as an upload."""
     dataset = dataset_input(tmp_path, csv_bytes(sentences()), max_tokens=8)
     model = make_folder(tmp_path / "model", family, classes=2, **(changes or {}))
@@ -35,12 +36,13 @@ def cut_folder(tmp_path, family="bert", changes=None, **structure):
     finetune = {"max_steps": 4, "batch_size": 16, "optimizer": "adamw", "learning_rate": 1e-3}
     given = text_input(model, dataset)
     spec = given.spec.model_dump(mode="json") | {"structure": asked, "finetune": finetune}
+    spec |= {"outputs": outputs}
     spec["recipe"]["target"]["value"] = 0.0
     given = given.model_copy(update={"spec": JobSpec.model_validate_json(json.dumps(spec))})
     run = run_job(tmp_path / "work", given)
     assert run.report.summary.macs.after <= asked["target"]["value"]
-    files = {path.name: path for path in (run.output / "artifacts").iterdir()}
-    del files["masks.safetensors"]
+    others = ("masks.safetensors", "model.pt2")
+    files = {path.name: path for path in (run.output / "artifacts").iterdir() if path.name not in others}
     files["weights"] = files.pop("model.safetensors")
     exported = ModelInput(
         format="huggingface",
@@ -52,7 +54,8 @@ def cut_folder(tmp_path, family="bert", changes=None, **structure):
 
 
 def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path):
-    run, exported = cut_folder(tmp_path, kinds=["head", "neuron"])
+    outputs = ("huggingface", "pt2", "masks")
+    run, exported = cut_folder(tmp_path, kinds=["head", "neuron"], outputs=outputs)
     kinds = {group.kind for group in run.report.structure.groups if group.units_after < group.units_before}
     assert kinds == {"head", "neuron"}
     loaded = read_model(exported)
@@ -64,6 +67,13 @@ def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path)
     exec(compile(code, "structure.md", "exec"), scope)
     state = loaded.network.module.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in scope["model"].state_dict().items())
+    # And the program runs without transformers.
+    ids = torch.tensor([[1, 2, 3, 4]])
+    texts = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": ids * 0}
+    with torch.no_grad():
+        expected = scope["model"].eval()(**texts).logits
+    found = run_program(run.output / "artifacts" / "model.pt2", texts, tmp_path)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_equal_widths_are_written_into_the_config_and_from_pretrained_loads_them(tmp_path):
