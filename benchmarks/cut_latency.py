@@ -38,12 +38,7 @@ _WARMUP_PAIRS: Final = 1
 _TOKENS: Final = 64
 _SHOWN_LAYERS: Final = 8
 Json = dict[str, Any]  # Any: JSON
-_IMAGES: Final = {
-    "resnet-20": ("resnet-20", 32),
-    "resnet-56": ("resnet-56", 32),
-    "resnet-50": ("resnet50", 224),
-    "mobilenet-v2": ("mobilenet_v2", 224),
-}
+_IMAGES: Final = {"resnet-20": 32, "resnet-56": 32, "resnet-50": 224, "mobilenet-v2": 224}
 NETWORKS: Final = (*_IMAGES, "minilm-l6")
 
 
@@ -92,8 +87,8 @@ def _make(name: str) -> tuple[nn.Module, Callable[[int], Inputs]]:
     """Return a network of drawn weights, the same at every call, and how to make its inputs."""
     torch.manual_seed(0)
     if name in _IMAGES:
-        architecture, size = _IMAGES[name]
-        model: nn.Module = build({"library": "secateur", "name": architecture, "params": {}}).module
+        size = _IMAGES[name]
+        model: nn.Module = build({"library": "secateur", "name": name, "params": {}}).module
         return model.eval(), lambda n: _draw_images(n, size)
     config = BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2

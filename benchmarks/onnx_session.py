@@ -1,5 +1,6 @@
 """Export a network for onnxruntime, check that it answers what torch answers, and hand back how to run it."""
 
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import nn
 from worker.models.inputs import Inputs, compute_logits
 
 _TOLERANCE = 1e-4
+# At every export it says that torchvision is not installed, which nothing here needs.
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
 class _Logits(nn.Module):
