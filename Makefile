@@ -60,7 +60,7 @@ bench-resnets: $(STAMP) ## ResNet-20 and ResNet-56 at 70 and 90 %, with dense co
 bench-minilm: $(BENCH_STAMP) ## MiniLM-L6 on SST-2: magnitude, 2:4, movement, with a dense control (two hours)
 	$(BIN)/python -m benchmarks.minilm_training
 
-bench-movement: $(BENCH_STAMP) ## Movement against magnitude from a pretrained encoder (an hour)
+bench-movement: $(BENCH_STAMP) ## Movement against magnitude from a pretrained encoder (an hour and a half)
 	$(BIN)/python -m benchmarks.movement
 
 bench-lottery: $(STAMP) ## Winning tickets against their controls (SECATEUR_FASHION_MNIST names its folder; hours)
