@@ -18,8 +18,8 @@ from benchmarks.rows import Row, run_rows, show_finals
 OUTPUT = Path("bench-output") / "movement"
 # Without a teacher a step of 32 phrases takes about a third of a second on one thread: twenty minutes.
 _STEPS = 3_600
-# At every step, as in the paper, choosing the masks takes longer than the step itself. Every four steps a run of
-# movement took 55 minutes on one thread beside another.
+# At every step, as in the paper, choosing the masks takes longer than the step itself. Every four steps
+# a run of movement took 55 minutes on one thread beside another.
 _INTERVAL_STEPS = 4
 _MODEL, _DATASET = "pretrained", "sst2"
 _CONTROL = "dense"
