@@ -19,6 +19,7 @@ from worker.training.checkpoint import Tree
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
 from worker.training.loop import Training
+from worker.training.precision import computes_in_bfloat16
 from worker.training.recovery import Recovery
 
 _CHECKPOINTS = "training"
@@ -127,6 +128,12 @@ def _describe(training: Training, recovery: Recovery, masks: MaskSet) -> Data:
         warnings.append(
             f"memory ran out at a batch size of {training.settings.batch_size}: the fine-tune was done again "
             "in batches of half the size, twice as many a step, so that a step sees as many samples"
+        )
+    settings = training.settings
+    if settings.precision == "bfloat16" and not computes_in_bfloat16(training.device):
+        warnings.append(
+            f"this {training.device.type} has no instructions for bfloat16, and standing in for them takes "
+            "many times as long: the fine-tune was computed in float32"
         )
     return {
         "steps": recovery.steps_done,

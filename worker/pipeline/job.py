@@ -26,6 +26,7 @@ from worker.protocol import DatasetInput, ModelInput, RunnerInput
 from worker.pruning.removal.depth import join_depths
 from worker.pruning.removal.surgery import Removal, load_removal, remove
 from worker.pruning.removal.tracer import Knob
+from worker.training.precision import computes_in_bfloat16
 from worker.version import code_version
 
 STATE_NAME = "state.safetensors"
@@ -182,4 +183,5 @@ def describe_device(device: str) -> str:
     """Name the device and, on a CPU, its vector instructions: they decide the last bits of a sum."""
     if device == "cuda":
         return f"cuda ({torch.cuda.get_device_name()})"
-    return f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    has_bfloat16 = computes_in_bfloat16(torch.device(device))
+    return f"cpu ({torch.backends.cpu.get_cpu_capability()}{', bfloat16' if has_bfloat16 else ''})"

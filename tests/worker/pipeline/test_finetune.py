@@ -106,6 +106,13 @@ def test_half_the_batch_is_remembered_by_a_resumed_run(uploads, tmp_path):
     assert len(data["warnings"]) == 1
 
 
+def test_a_precision_that_the_device_does_not_compute_in_is_said(uploads, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    data, _ = run(make_greedy_job(uploads, tmp_path, batch_size=16, precision="bfloat16"))
+    (warning,) = data["warnings"]
+    assert "no instructions for bfloat16" in warning
+
+
 class Clock:
     """A minute passes whenever it is looked at."""
 
