@@ -56,8 +56,9 @@ class ScoreLearner:
             memory = self._memory.setdefault(layer.name, self._criterion.start(layer.weight.detach()))
             self._criterion.learn(memory, self._whole(layer, mask), gradient, pressure=pressure)
             for parameter in self._parameters[layer.name]:
-                if mask is not None and parameter.grad is not None:
-                    parameter.grad.masked_fill_(~mask, 0)
+                # What a sparse gradient moves is zeroed after the step.
+                if mask is not None and parameter.grad is not None and not parameter.grad.is_sparse:
+                    zero_pruned(parameter.grad, mask)
 
     @torch.no_grad()
     def uncover(self, masks: Mapping[str, Tensor]) -> None:

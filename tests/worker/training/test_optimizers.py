@@ -1,5 +1,7 @@
 """Optimizers, and what they remember."""
 
+import copy
+
 import pytest
 import torch
 
@@ -55,3 +57,23 @@ def test_what_an_optimizer_remembers_survives_a_restart(name):
     assert ours.keys() == theirs.keys()
     for number, state in ours.items():
         assert all(torch.equal(value, theirs[number][key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_every_layout_of_memory_is_trained_alike(name, memory_format):
+    # The kernel that makes one pass over memory takes no notice of strides.
+    settings = Finetune(epochs=1, optimizer=name, learning_rate=0.01)
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(4, 8, 3)
+    laid_out = copy.deepcopy(plain).to(memory_format=memory_format)
+    slow = make_optimizer(plain, settings)
+    for group in slow.param_groups:
+        group["fused"] = False
+    images = torch.randn(2, 4, 8, 8)
+    for module, optimizer in ((plain, slow), (laid_out, make_optimizer(laid_out, settings))):
+        for _ in range(3):
+            optimizer.zero_grad()
+            module(images).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(laid_out.weight, plain.weight)

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from worker.pruning.adam import make_moments, take_step
+from worker.pruning.adam import start_scores, take_step, zeros_of
 from worker.pruning.errors import NeedsTraining
 from worker.pruning.protocols import Memory
 from worker.pruning.registry import Plugin, register
@@ -43,14 +43,13 @@ class Movement(Plugin):
 
     def start(self, weight: Tensor) -> Memory:
         """Return scores of zero, and Adam's moments where it is the optimizer."""
-        moments = make_moments(weight) if self.optimizer == "adam" else {}
-        return {"scores": torch.zeros_like(weight, dtype=torch.float32), **moments}
+        return start_scores(weight) if self.optimizer == "adam" else {"scores": zeros_of(weight)}
 
     @torch.no_grad()
     def learn(self, memory: Memory, weight: Tensor, gradient: Tensor, *, pressure: float) -> None:
         """Take one step against g·w, whatever the pressure."""
         if self.optimizer == "adam":
-            take_step(memory["scores"], weight.float() * gradient.float(), memory, rate=1.0)
+            take_step(memory, weight.float() * gradient.float(), rate=1.0)
         else:
             memory["scores"].addcmul_(weight.float(), gradient.float(), value=-1)
 

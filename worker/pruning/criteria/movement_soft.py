@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from worker.pruning.adam import make_moments, take_step
+from worker.pruning.adam import start_scores, take_step
 from worker.pruning.criteria.movement import read_scores
 from worker.pruning.protocols import Memory
 from worker.pruning.registry import Plugin, register
@@ -48,7 +48,7 @@ class SoftMovement(Plugin):
 
     def start(self, weight: Tensor) -> Memory:
         """Return scores and Adam's moments of zero."""
-        return {"scores": torch.zeros_like(weight, dtype=torch.float32), **make_moments(weight)}
+        return start_scores(weight)
 
     @torch.no_grad()
     def learn(self, memory: Memory, weight: Tensor, gradient: Tensor, *, pressure: float) -> None:
@@ -57,7 +57,7 @@ class SoftMovement(Plugin):
         slope = weight.float() * gradient.float()  # dL/dS
         gate = scores.sigmoid()
         slope += pressure * self.regularisation * slope.abs().mean() * gate * (1.0 - gate)
-        take_step(scores, slope, memory, rate=self.score_learning_rate)
+        take_step(memory, slope, rate=self.score_learning_rate)
 
     @torch.no_grad()
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
