@@ -36,10 +36,9 @@ class Holder:
         return [layer for layer in self._layers if moved.intersection(map(id, self._parameters[layer.name]))]
 
     @torch.no_grad()
-    def apply(self, optimizers: Iterable[Optimizer]) -> None:
+    def apply(self, optimizers: Iterable[Optimizer] = ()) -> None:
         """Zero all pruned weights, and their state in some optimizers."""
-        for layer, mask in self._masked(self._layers):
-            zero_pruned(layer.weight, mask)
+        self._zero_weights(self._layers)
         for optimizer in optimizers:
             self._zero_state(optimizer, self._layers)
 
@@ -47,9 +46,12 @@ class Holder:
     def hold(self, optimizer: Optimizer) -> None:
         """Zero the pruned weights that an optimizer moved, and their state in it."""
         layers = self.layers_of(optimizer)
+        self._zero_weights(layers)
+        self._zero_state(optimizer, layers)
+
+    def _zero_weights(self, layers: Sequence[Layer]) -> None:
         for layer, mask in self._masked(layers):
             zero_pruned(layer.weight, mask)
-        self._zero_state(optimizer, layers)
 
     def _zero_state(self, optimizer: Optimizer, layers: Sequence[Layer]) -> None:
         for layer, mask in self._masked(layers):

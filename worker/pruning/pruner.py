@@ -118,12 +118,13 @@ class Pruner:
 
     @torch.no_grad()
     def step(self) -> Round | None:
-        """Set pruned weights, and what attached optimizers remember of them, to zero: after every step.
+        """Set pruned weights to zero, whoever moved them: after every step.
 
         With `steps`, count, and prune when the next round is due; returns the round just pruned. What regrows
         reads the gradients of this step, so call it before they are cleared.
         """
-        self._apply()
+        # What attached optimizers remember is zero since their own step.
+        self._holder.apply()
         if self.steps is None:
             return None
         self._progress.steps_done += 1

@@ -23,7 +23,7 @@ from worker.pruning.protocols import Memory
 from worker.pruning.registry import Plugin, register
 from worker.pruning.statistics import LayerStatistics
 
-# Below every sum of products that is not zero, for every weight that is not astronomic.
+# Vanishes beside every sum of products that is not zero, for every weight that is not astronomic.
 _TIE_BREAK = 1e-30
 
 
@@ -66,4 +66,4 @@ def read_scores(weight: Tensor, stats: LayerStatistics) -> Tensor:
         raise NeedsTraining(
             f"{stats.name}: there are no scores yet; movement learns them from training steps"
         )
-    return torch.where(learned == 0.0, weight.float().abs() * _TIE_BREAK, learned)
+    return learned.add(weight.float().abs(), alpha=_TIE_BREAK)
