@@ -1,7 +1,7 @@
 """Judge sizes of a cut model by their accuracy, each after a short training where one follows.
 
 What was judged is written to a checkpoint, by the weights' digest: a size is trained and judged once, by
-whichever attempt at the job.
+whichever attempt at the job. So is a training that is under way, as often as the spec asks for.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ from worker.pipeline.predictions import take_answers
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.training import make_teacher, make_training
 from worker.pruning.removal.shrinking import ACCURACY_PROBES
+from worker.stopping import Stopped, stops_gracefully
+from worker.training.checkpoint import Tree
 from worker.training.loop import Loop, Training
 from worker.training.teacher import Teacher
 
@@ -47,9 +49,11 @@ class AccuracyDrop:
         self._job = job
         self._progress = progress
         self._settle = settle
-        self._checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=0.0)
-        written = self._checkpoints.read()
-        self._known: dict[str, float] = written["accuracies"] if written else {}
+        interval_s = job.spec.resources.checkpoint_s
+        self._checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=interval_s)
+        written = self._checkpoints.read() or {"accuracies": {}, "begun": None}
+        self._known: dict[str, float] = written["accuracies"]
+        self._begun: Tree | None = written["begun"]
         self._whole = _digest(whole)
         self._dense = self._judge_once(whole)
 
@@ -70,44 +74,63 @@ class AccuracyDrop:
         if digest not in self._known:
             with _state_kept(module) as restore:
                 if digest != self._whole:
-                    self._recover(module, restore)
+                    self._recover(module, digest, restore)
                 self._known[digest] = self._measure(module)
-            self._checkpoints.write({"accuracies": self._known})
-            self._progress.tell_checkpoint(len(self._known))
+            self._write(begun=None, steps=len(self._known) * self.steps)
         return self._known[digest]
 
-    def _recover(self, module: nn.Module, restore: Callable[[], object]) -> None:
+    def _recover(self, module: nn.Module, digest: str, restore: Callable[[], object]) -> None:
         if self.steps == 0:
             self._settle(module)
             return
+        begun = self._begun if self._begun is not None and self._begun["digest"] == digest else None
+        self._begun = None
+        is_halved = bool(begun and begun["is_halved"])
         try:
-            self._train(module, is_halved=False)
+            self._train(module, digest, begun, is_halved=is_halved)
             return
         except (MemoryError, RuntimeError) as error:
-            if self._full_training.settings.batch_size == 1 or not is_out_of_memory(error):
+            if is_halved or self._full_training.settings.batch_size == 1 or not is_out_of_memory(error):
                 raise
         # Behind the handler: the error's trace would keep the tensors of the attempt alive.
         restore()
-        self._train(module, is_halved=True)
+        self._train(module, digest, None, is_halved=True)
 
-    def _train(self, module: nn.Module, *, is_halved: bool) -> None:
+    def _train(self, module: nn.Module, digest: str, begun: Tree | None, *, is_halved: bool) -> None:
+        """Train a cut model for a moment, from its start or from where an earlier attempt stopped."""
         job, settings = self._job, self._full_training.settings
         assert job.task is not None  # it was measured with one
         short = settings.model_copy(update={"epochs": None, "max_steps": self.steps})
         training = make_training(job, short, job.task, is_halved=is_halved)
-        with torch.enable_grad(), torch.random.fork_rng(_list_cuda(job.device)):
-            loop = Loop(module, training, pruner=_PrunesNothing(), teacher=self._teacher)
+        # The probes that may follow are all counted: fewer are a search that ends early.
+        total, before = (ACCURACY_PROBES + 1) * self.steps, len(self._known) * self.steps
+        if begun is not None:
+            module.load_state_dict(begun["module"])
+            self._progress.resume(min(before + begun["loop"]["step"], total), total)
+        with (
+            torch.enable_grad(),
+            torch.random.fork_rng(_list_cuda(job.device)),
+            stops_gracefully() as stop,
+        ):
+            state = begun["loop"] if begun else None
+            loop = Loop(module, training, pruner=_PrunesNothing(), teacher=self._teacher, state=state)
             while not loop.is_done:
                 loop.advance()
-                # The probes that may follow are all counted: fewer are a search that ends early.
-                done = len(self._known) * self.steps + loop.step
-                self._progress.report(min(done, self._planned_steps), self._planned_steps)
+                if self._checkpoints.is_due() or stop.is_made:
+                    training_state = {"loop": loop.state_dict(), "module": module.state_dict()}
+                    self._write(
+                        begun={"digest": digest, "is_halved": is_halved, **training_state},
+                        steps=before + loop.step,
+                    )
+                    if stop.is_made:
+                        raise Stopped
+                self._progress.report(min(before + loop.step, total), total)
         for parameter in module.parameters():
             parameter.grad = None
 
-    @property
-    def _planned_steps(self) -> int:
-        return (ACCURACY_PROBES + 1) * self.steps
+    def _write(self, *, begun: Tree | None, steps: int) -> None:
+        self._checkpoints.write({"accuracies": self._known, "begun": begun})
+        self._progress.tell_checkpoint(steps)
 
     @cached_property
     def _full_training(self) -> Training:

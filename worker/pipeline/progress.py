@@ -22,7 +22,10 @@ _SHARES: Mapping[Stage, float] = {
 
 
 class ProgressReporter:
-    """Sends the steps of one stage as a fraction of the whole job."""
+    """Sends the steps of one stage as a fraction of the whole job.
+
+    `probe_trainings` is how many whole fine-tunes the trainings of its structure's probes amount to.
+    """
 
     def __init__(
         self,
@@ -30,9 +33,11 @@ class ProgressReporter:
         stage: Stage,
         *,
         has_finetune: bool,
+        probe_trainings: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         shares = {s: share for s, share in _SHARES.items() if has_finetune or s is not Stage.FINETUNE}
+        shares[Stage.PRUNE] += probe_trainings * _SHARES[Stage.FINETUNE]
         before = [shares.get(s, 0.0) for s in Stage if list(Stage).index(s) < list(Stage).index(stage)]
         self._send = send
         self._stage = stage

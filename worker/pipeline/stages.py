@@ -16,6 +16,7 @@ from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.prune import run_prune
 from worker.pipeline.verify import run_verify
 from worker.protocol import RunnerMessage, StageFinished, StageStarted
+from worker.pruning.removal.shrinking import ACCURACY_PROBES
 
 RunStage = Callable[[Job, StageFolder, ProgressReporter], Data]
 _STAGES: Mapping[Stage, RunStage] = {
@@ -39,13 +40,23 @@ def run_stages(job: Job, send: Callable[[RunnerMessage], None]) -> None:
         send(StageStarted(stage=stage))
         standing = folder.read_standing(inputs)
         if standing is None:
-            progress = ProgressReporter(send, stage, has_finetune=job.spec.finetune is not None)
-            data = _run_stage(job, run, folder, inputs, progress)
+            data = _run_stage(job, run, folder, inputs, _make_progress(job, send, stage))
         else:
             data = standing.data
         folder.drop_checkpoints()
         send(StageFinished(stage=stage, skipped=standing is not None, data=data))
         inputs = {"job": job.digest, "before": digest_file(folder.manifest_path)}
+
+
+def _make_progress(job: Job, send: Callable[[RunnerMessage], None], stage: Stage) -> ProgressReporter:
+    finetune, structure = job.spec.finetune, job.spec.structure
+    trains_probes = finetune and structure and structure.target.metric == "accuracy_drop"
+    return ProgressReporter(
+        send,
+        stage,
+        has_finetune=finetune is not None,
+        probe_trainings=finetune.probe_fraction * ACCURACY_PROBES if finetune and trains_probes else 0.0,
+    )
 
 
 def _run_stage(

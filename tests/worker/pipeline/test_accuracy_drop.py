@@ -1,5 +1,8 @@
 """Targets of accuracy_drop: each size that is tried is trained for a moment first, and judged once."""
 
+import os
+import signal
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +14,8 @@ from worker.pipeline.accuracy_drop import AccuracyDrop
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.stages import run_stages
+from worker.protocol import Progress
+from worker.stopping import Stopped
 from worker.training.loop import Loop
 
 ASKED = STRUCTURE | {"target": {"metric": "accuracy_drop", "value": 0.03}}
@@ -31,19 +36,26 @@ def test_the_most_is_cut_that_the_allowed_drop_leaves(uploads, tmp_path):
     assert any("chosen by the accuracy of the test split" in warning for warning in run.report.warnings)
 
 
-def test_what_a_short_training_brings_back_may_go_too(uploads, tmp_path):
-    as_cut, trained = (
-        run_job(tmp_path / name, make_spec(uploads, structure=ASKED, finetune=FINETUNE | changes)).report
-        for name, changes in (("cut", {"probe_fraction": 0.0}), ("trained", {}))
-    )
+@pytest.fixture(scope="module")
+def undisturbed(uploads, tmp_path_factory):
+    """The digits' network searched with training, by one attempt; look, and change nothing."""
+    given = make_spec(uploads, structure=ASKED, finetune=FINETUNE)
+    return run_job(tmp_path_factory.mktemp("undisturbed"), given)
+
+
+def test_what_a_short_training_brings_back_may_go_too(uploads, tmp_path, undisturbed):
+    finetune = FINETUNE | {"probe_fraction": 0.0}
+    as_cut = run_job(tmp_path / "cut", make_spec(uploads, structure=ASKED, finetune=finetune)).report
+    trained = undisturbed.report
     assert (as_cut.structure.probe_steps, trained.structure.probe_steps) == (0, 20)
     assert trained.summary.parameters.after < as_cut.summary.parameters.after
     assert trained.structure.after <= 0.03
 
 
-def test_an_attempt_that_was_killed_leaves_what_it_judged_to_the_next(uploads, tmp_path, monkeypatch):
+def test_an_attempt_that_was_killed_leaves_what_it_judged_to_the_next(
+    uploads, tmp_path, monkeypatch, undisturbed
+):
     given = make_spec(uploads, structure=ASKED, finetune=FINETUNE)
-    undisturbed = run_job(tmp_path / "undisturbed", given)
     judge, judged = AccuracyDrop._measure, []
 
     def count(self, module):
@@ -65,10 +77,65 @@ def test_an_attempt_that_was_killed_leaves_what_it_judged_to_the_next(uploads, t
     assert all(torch.equal(digests[0][name], digests[1][name]) for name in digests[0])
 
 
+class Bench:
+    """A search for a size, in a folder of its own: the whole network, and another one to judge."""
+
+    def __init__(self, work, given) -> None:
+        job = Job(work, given)
+        folder = job.folder(Stage.PRUNE)
+        folder.begin({})
+        self.sent: list = []
+        progress = ProgressReporter(self.sent.append, Stage.PRUNE, has_finetune=True)
+        whole, self.other = (job.read_dense().network.module for _ in range(2))
+        with torch.no_grad():
+            for parameter in self.other.parameters():
+                parameter.mul_(0.5)
+        self.before = {name: tensor.clone() for name, tensor in self.other.state_dict().items()}
+        self.measure_drop = AccuracyDrop(job, folder, progress, whole, settle=lambda _: None)
+
+    def is_unchanged(self) -> bool:
+        state = self.other.state_dict()
+        return all(torch.equal(state[name], tensor) for name, tensor in self.before.items())
+
+
+@pytest.mark.parametrize("ends", ["killed", "stopped"])
+def test_a_training_of_a_probe_goes_on_where_it_ended(uploads, tmp_path, monkeypatch, ends):
+    given = make_spec(uploads, structure=ASKED, finetune=FINETUNE, resources={"checkpoint_s": 0.0})
+    advance, measure, taken, trained = Loop.advance, AccuracyDrop._measure, [], []
+
+    def keep(self, module):
+        trained.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+        return measure(self, module)
+
+    def end(self):
+        taken.append(self.step)
+        if len(taken) == 8 and ends == "killed":
+            raise Killed
+        if len(taken) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(self)
+
+    monkeypatch.setattr(AccuracyDrop, "_measure", keep)
+    undisturbed = Bench(tmp_path / "undisturbed", given)
+    drop = undisturbed.measure_drop(undisturbed.other)
+    monkeypatch.setattr(Loop, "advance", end)
+    first = Bench(tmp_path / "work", given)
+    with pytest.raises(Killed if ends == "killed" else Stopped):
+        first.measure_drop(first.other)
+    second = Bench(tmp_path / "work", given)
+    assert second.measure_drop(second.other) == drop
+    # A step that ended without a checkpoint is taken again, and none else.
+    assert sorted(taken) == sorted([*range(20), *([7] if ends == "killed" else [])])
+    assert all(torch.equal(tensor, trained[-1][name]) for name, tensor in trained[1].items())
+    resumed = [m.data["resumed_at"] for m in second.sent if isinstance(m, Progress) and m.data]
+    # The whole model's place among the probes is counted as twenty steps.
+    assert resumed[0] == (27 if ends == "killed" else 28)
+    assert all(bench.is_unchanged() for bench in (undisturbed, first, second))
+
+
 def test_a_probe_that_memory_is_too_small_for_is_trained_in_halves_and_leaves_the_model_alone(
     uploads, tmp_path, monkeypatch
 ):
-    given = make_spec(uploads, structure=ASKED, finetune=FINETUNE)
     advance, halved = Loop.advance, []
 
     def run_out(self):
@@ -79,17 +146,9 @@ def test_a_probe_that_memory_is_too_small_for_is_trained_in_halves_and_leaves_th
         return found
 
     monkeypatch.setattr(Loop, "advance", run_out)
-    job = Job(tmp_path / "work", given)
-    folder = job.folder(Stage.PRUNE)
-    folder.begin({})
-    progress = ProgressReporter(lambda _: None, Stage.PRUNE, has_finetune=True)
-    whole, other = (job.read_dense().network.module for _ in range(2))
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.mul_(0.5)
-    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    drop = AccuracyDrop(job, folder, progress, whole, settle=lambda _: None)(other)
+    bench = Bench(tmp_path / "work", make_spec(uploads, structure=ASKED, finetune=FINETUNE))
+    drop = bench.measure_drop(bench.other)
     assert halved == [False] * 3 + [True] * 20
     assert -1.0 <= drop <= 1.0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
-    assert all(parameter.grad is None for parameter in other.parameters())
+    assert bench.is_unchanged()
+    assert all(parameter.grad is None for parameter in bench.other.parameters())

@@ -16,22 +16,30 @@ class Clock:
         return self.now_s
 
 
-def run_stage(stage: Stage, *, has_finetune: bool = True, step_s: float = 1.0, total: int = 10):
+def run_stage(stage: Stage, *, step_s: float = 1.0, total: int = 10, **job):
     sent, clock = [], Clock()
-    reporter = ProgressReporter(sent.append, stage, has_finetune=has_finetune, clock=clock)
+    reporter = ProgressReporter(sent.append, stage, **({"has_finetune": True} | job), clock=clock)
     for step in range(1, total + 1):
         clock.now_s += step_s
         reporter.report(step, total, lambda: {"loss": 0.5})
     return sent
 
 
-@pytest.mark.parametrize("has_finetune", [True, False])
-def test_the_fraction_never_falls_and_ends_at_one(has_finetune):
-    stages = [s for s in Stage if has_finetune or s is not Stage.FINETUNE]
-    fractions = [m.fraction for s in stages for m in run_stage(s, has_finetune=has_finetune)]
+@pytest.mark.parametrize(
+    "job", [{}, {"has_finetune": False}, {"probe_trainings": 1.2}], ids=["trained", "pruned", "searched"]
+)
+def test_the_fraction_never_falls_and_ends_at_one(job):
+    stages = [s for s in Stage if job.get("has_finetune", True) or s is not Stage.FINETUNE]
+    fractions = [m.fraction for s in stages for m in run_stage(s, **job)]
     assert fractions == sorted(fractions)
     assert fractions[0] > 0
     assert fractions[-1] == pytest.approx(1.0)
+
+
+def test_a_search_that_trains_its_probes_takes_the_time_of_these_trainings():
+    ends = {share: run_stage(Stage.PRUNE, probe_trainings=share)[-1].fraction for share in (0.0, 1.0)}
+    assert ends[0.0] == pytest.approx(0.08)
+    assert ends[1.0] == pytest.approx(0.08 / 1.8 + 80 / 180)
 
 
 def test_messages_are_a_second_apart_at_least():
