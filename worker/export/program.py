@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from app.core.errors import ExportMismatch
 from worker.models.inputs import Inputs, compute_logits
+from worker.numerics import is_out_of_memory
 
 _RUNNER = Path(__file__).with_name("program_runner.py")
 # What the tracer noted of where in whose code an operation was asked for.
@@ -26,12 +27,14 @@ _NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from
 def write_program(module: nn.Module, inputs: Inputs, path: Path) -> None:
     """Write a model on the CPU; `inputs` are two or more samples, of which it shows what sizes may change.
 
-    Raises ExportMismatch for a model that torch.export does not take.
+    Raises ExportMismatch for a model that torch.export does not take, and what says that memory ran out.
     """
     try:
         with torch.no_grad():
             program = _trace(module, inputs)
     except Exception as error:  # whatever a tracer may raise
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise ExportMismatch(f"the model cannot be written as pt2: {first}") from error
     _forget_origin(program)

@@ -59,6 +59,15 @@ def test_a_model_that_cannot_be_traced_is_refused_with_the_reason(tmp_path):
         write_program(Branches(), torch.rand(2, 3), tmp_path / "model.pt2")
 
 
+def test_a_lack_of_memory_is_not_the_models_fault(tmp_path):
+    class Greedy(nn.Module):
+        def forward(self, x):
+            raise MemoryError("no room for the program")
+
+    with pytest.raises(MemoryError, match="no room"):
+        write_program(Greedy(), torch.rand(2, 3), tmp_path / "model.pt2")
+
+
 def test_a_file_that_is_no_program_is_named(tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"no zip")
     with pytest.raises(ExportMismatch, match="does not run in a process with torch alone"):
