@@ -19,7 +19,7 @@ import torch_pruning
 from safetensors.torch import load_file
 from torch import nn
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.datasets.npz import read_npz
 from worker.datasets.registry import Splits
 from worker.measure.comparison import read_answers

@@ -7,7 +7,8 @@ docs/training.md says which.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from app.core.spec import Choice, Distillation, Finetune, JobSpec
+from app.core.finetune import Distillation, Finetune
+from app.core.spec import Choice, JobSpec
 
 _GRADUAL = Choice(name="cubic")
 _Settings = Mapping[str, Any]  # Any: values of fields of Finetune, checked by it

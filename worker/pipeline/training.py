@@ -1,6 +1,6 @@
 """What a job trains with, from its spec: the training, its teacher, and what judges it on the way."""
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.objectives.registry import Task
 from worker.pipeline.job import Job
 from worker.training.loop import Training

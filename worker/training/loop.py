@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from app.core.errors import DivergedTraining
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.datasets.splits import Batch, Split
 from worker.models.inputs import Inputs, compute_logits, move
 from worker.objectives.registry import Objective

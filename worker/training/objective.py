@@ -2,7 +2,7 @@
 
 import torch
 
-from app.core.spec import Distillation
+from app.core.finetune import Distillation
 from worker.objectives.registry import Objective
 
 

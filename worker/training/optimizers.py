@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 
 
 def make_optimizer(module: nn.Module, settings: Finetune) -> torch.optim.Optimizer:

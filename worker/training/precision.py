@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 
 # Of x86 and of ARM, as torch names them.
 _CPU_CAPABILITIES = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")

@@ -2,7 +2,7 @@
 
 import math
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 
 
 def compute_rate(step: int, total: int, settings: Finetune) -> float:

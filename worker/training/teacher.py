@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.datasets.splits import Split
 from worker.models.inputs import Inputs, compute_logits, move
 from worker.training.hidden_states import HiddenStates

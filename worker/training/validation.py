@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from app.core.spec import EarlyStopping
+from app.core.finetune import EarlyStopping
 from worker.datasets.splits import Split
 from worker.measure.records import record_split
 from worker.objectives.registry import Objective

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.datasets.images import ImageSplit
 from worker.models.registry import build
 from worker.objectives.classification import Classification

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from app.core.errors import DivergedTraining
-from app.core.spec import Distillation
+from app.core.finetune import Distillation
 from tests.worker.training.recoveries import (
     GRADUAL,
     ONE_SHOT,

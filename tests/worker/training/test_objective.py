@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from app.core.spec import Distillation
+from app.core.finetune import Distillation
 from worker.objectives.classification import Classification
 from worker.training.objective import compute_loss
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.models.registry import build
 from worker.training.optimizers import dump_state, load_state, make_optimizer, set_rate
 

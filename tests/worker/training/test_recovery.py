@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import DivergedTraining, SparsityLost
-from app.core.spec import Distillation, EarlyStopping
+from app.core.finetune import Distillation, EarlyStopping
 from tests.worker.training.recoveries import (
     GRADUAL,
     ONE_SHOT,

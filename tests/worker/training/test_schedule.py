@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.spec import Finetune
+from app.core.finetune import Finetune
 from worker.training.schedule import compute_rate
 
 runs = st.tuples(st.integers(1, 500), st.floats(0.0, 1.0))

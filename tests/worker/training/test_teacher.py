@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from app.core.spec import Distillation, Finetune
+from app.core.finetune import Distillation, Finetune
 from worker.datasets.images import ImageSplit
 from worker.training.batches import BatchPlan
 from worker.training.teacher import Teacher

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.spec import EarlyStopping
+from app.core.finetune import EarlyStopping
 from tests.worker.training.recoveries import ACCURACY, CPU, make_model, make_split
 from worker.objectives.classification import Classification
 from worker.training.metric import Metric
