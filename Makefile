@@ -84,7 +84,7 @@ bench-cut-minilm: $(BENCH_STAMP) ## Half of MiniLM-L6's heads and FFN neurons cu
 bench-cut-latency: $(BENCH_STAMP) ## Half of the products of five networks cut out: what torch and onnxruntime save (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.cut_latency
 
-bench-accuracy-drop: $(BENCH_STAMP) ## The smallest ResNet-20 and MiniLM-L6 that lose at most a point (three quarters of an hour)
+bench-accuracy-drop: $(BENCH_STAMP) ## The smallest ResNet-20 and MiniLM-L6 that lose at most a point (an hour)
 	$(BIN)/python -m benchmarks.accuracy_drop
 
 bench-blocks: $(BENCH_STAMP) ## Layers of MiniLM-L6 left out by each importance, beside all choices there are (half an hour)

@@ -1,6 +1,8 @@
-"""The commands that keep an installation in order: migrate (here or to another place) and doctor."""
+"""The commands that keep an installation in order: migrate (here or to another place) and doctor.
 
-import fcntl
+Each imports what it runs when it is called, as those of `app.processes` do.
+"""
+
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,13 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from app.core import schema
-from app.core.config import Settings
 from app.core.logs import configure_logging
-from app.core.startup import check_database_answers, open_database, read_settings
-from app.doctor import diagnose, show
-from app.moving import CannotMove, move, tables_of
-from app.sentences import or_a_sentence
 
 EXIT_FAULT = 1
 
@@ -35,6 +31,11 @@ def migrate_command(
     data_dir: DataDir = None,
 ) -> None:
     """Bring the database to the schema of this version; with --to and --store, move everything there."""
+    from app.core import schema
+    from app.core.startup import check_database_answers, open_database, read_settings
+    from app.moving import CannotMove, move, tables_of
+    from app.sentences import or_a_sentence
+
     configure_logging("migrate")
     with or_a_sentence():
         source = read_settings(data_dir=data_dir)
@@ -45,8 +46,7 @@ def migrate_command(
         if to is None or store is None:
             raise CannotMove("expected both --to DATABASE_URL and --store STORE_URL, found only one")
         target = read_settings(data_dir=data_dir, database_url=to, store_url=store)
-        _refuse_itself(source, target)
-        with _not_served(source), _progress() as tick:
+        with _progress() as tick:
             counts = move(source, target, tick=tick)
         for line in tables_of(counts):
             typer.echo(line)
@@ -61,6 +61,10 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Ask every part of an installation, and compare what rows speak of with what the store has."""
+    from app.core.startup import read_settings
+    from app.doctor import diagnose, show
+    from app.sentences import or_a_sentence
+
     configure_logging("doctor")
     with or_a_sentence():
         settings = read_settings(data_dir=data_dir)
@@ -88,23 +92,3 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[kind], completed=done, total=total)
 
         yield tick
-
-
-@contextmanager
-def _not_served(settings: Settings) -> Iterator[None]:
-    """Hold the data folder against `secateur serve`: rows that come during a move would be left behind."""
-    if not settings.data_dir.is_dir():
-        raise CannotMove(f"expected an installation in {settings.data_dir}, found no such folder")
-    with (settings.data_dir / "serve.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CannotMove(
-                f"`secateur serve` uses {settings.data_dir}; stop it, then move: its jobs go on afterwards"
-            ) from error
-        yield
-
-
-def _refuse_itself(source: Settings, target: Settings) -> None:
-    if source.database_url == target.database_url or source.store_url == target.store_url:
-        raise CannotMove("expected another database and another store than the source's, found the same")

@@ -3,9 +3,11 @@
 A move that breaks off is started again: blobs that are there are skipped, and rows come all or not at all.
 """
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -36,8 +38,14 @@ class CannotMove(Exception):
 def move(source: Settings, target: Settings, *, tick: Tick) -> dict[str, int]:
     """Copy everything and return the number of rows by table, with that of the blobs.
 
-    The caller makes sure that nothing serves the source. Raises CannotMove, and leaves the source untouched.
+    Raises CannotMove, and leaves the source untouched.
     """
+    _refuse_itself(source, target)
+    with _not_served(source):
+        return _move(source, target, tick)
+
+
+def _move(source: Settings, target: Settings, tick: Tick) -> dict[str, int]:
     from_engine, to_engine = open_database(source), open_database(target, said_by="--to")
     try:
         to_store = open_store(target, said_by="--store")
@@ -50,6 +58,26 @@ def move(source: Settings, target: Settings, *, tick: Tick) -> dict[str, int]:
     finally:
         from_engine.dispose()
         to_engine.dispose()
+
+
+@contextmanager
+def _not_served(settings: Settings) -> Iterator[None]:
+    """Hold the data folder against `secateur serve`: rows that come during a move would be left behind."""
+    if not settings.data_dir.is_dir():
+        raise CannotMove(f"expected an installation in {settings.data_dir}, found no such folder")
+    with (settings.data_dir / "serve.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotMove(
+                f"`secateur serve` uses {settings.data_dir}; stop it, then move: its jobs go on afterwards"
+            ) from error
+        yield
+
+
+def _refuse_itself(source: Settings, target: Settings) -> None:
+    if source.database_url == target.database_url or source.store_url == target.store_url:
+        raise CannotMove("expected another database and another store than the source's, found the same")
 
 
 def _refuse_other_schema(engine: Engine) -> None:

@@ -1,4 +1,7 @@
-"""The long-running commands of `secateur`: serve, api, relay, worker."""
+"""The long-running commands of `secateur`: serve, api, relay, worker.
+
+Each imports what it runs when it is called: a client's command would wait a second for the server's parts.
+"""
 
 import os
 import signal
@@ -10,11 +13,6 @@ from typing import Annotated
 import typer
 
 from app.core.logs import configure_logging
-from app.core.startup import check_parts, read_settings
-from app.embedded import serve
-from app.relay import run_relay
-from app.sentences import or_a_sentence
-from app.server import run_api
 
 commands = typer.Typer()
 
@@ -26,6 +24,10 @@ def serve_command(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
+    from app.core.startup import read_settings
+    from app.embedded import serve
+    from app.sentences import or_a_sentence
+
     configure_logging("serve")
     with or_a_sentence():
         settings = read_settings(data_dir=data_dir, host=host, port=port)
@@ -35,6 +37,10 @@ def serve_command(
 @commands.command("api")
 def api_command() -> None:
     """Serve HTTP; the schema must be there (`secateur migrate`)."""
+    from app.core.startup import check_parts, read_settings
+    from app.sentences import or_a_sentence
+    from app.server import run_api
+
     configure_logging("api")
     with or_a_sentence():
         settings = read_settings()
@@ -45,6 +51,10 @@ def api_command() -> None:
 @commands.command("relay")
 def relay_command() -> None:
     """Carry hints to the broker and sweep; one is enough, more do no harm."""
+    from app.core.startup import check_parts, read_settings
+    from app.relay import run_relay
+    from app.sentences import or_a_sentence
+
     configure_logging("relay")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
