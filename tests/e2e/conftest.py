@@ -54,6 +54,11 @@ class Workbench:
         wait_for(happened, f"{event} of {job_id}")
 
 
+# Of tests in which the database decides nothing that tests elsewhere do not try on both.
+on_sqlite = pytest.mark.parametrize("bench", ["sqlite"], indirect=True)
+on_postgres = pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     folder = tmp_path_factory.mktemp("service")

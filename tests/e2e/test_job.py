@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from tests.e2e.conftest import settled_model
+from tests.e2e.conftest import on_sqlite, settled_model
 from tests.support import digits
 from tests.support.service import wait_for
 
@@ -105,6 +105,7 @@ def test_the_report_explains_why_zeros_bring_no_speed(report):
     assert "zeros" in latency["why"]
 
 
+@on_sqlite
 def test_the_same_job_again_gives_the_same_bytes(bench, job):
     again = bench.finish(bench.submit())
     assert again["status"] == "succeeded"
@@ -140,6 +141,7 @@ def _settle(bench, model_id: str) -> dict:
     return model
 
 
+@on_sqlite
 def test_a_cut_model_is_smaller_and_its_artifacts_make_another_upload(bench):
     target = {"metric": "macs", "value": 150_000}
     job_id = bench.submit(structure={"target": target, "criterion": {"name": "taylor"}})
@@ -168,6 +170,7 @@ def test_every_layer_says_what_can_be_cut_with_it_or_why_it_stays(bench):
     assert by_name["linear.weight"]["cut_why_not"] == "is what the model puts out"
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("structure", "code", "said"),
     [

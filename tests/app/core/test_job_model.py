@@ -232,5 +232,5 @@ class JobMachine(RuleBasedStateMachine):
 def test_the_database_and_the_reference_agree_on_every_course(sessions, model_id):
     run_state_machine_as_test(
         lambda: JobMachine(sessions, model_id),
-        settings=settings(max_examples=40, stateful_step_count=60, deadline=None),
+        settings=settings(max_examples=25, stateful_step_count=60, deadline=None),
     )
