@@ -242,12 +242,12 @@ def test_a_target_in_bytes_is_one_of_the_file_without_the_blocks(tmp_path):
     assert size == run.report.structure.after <= target["value"]
 
 
-@pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "llama", "qwen3"])
+@pytest.mark.parametrize("model_type", ["distilbert", "roberta", "electra", "qwen3"])
 def test_each_family_says_its_depth_in_its_own_words(tmp_path, model_type):
-    classes = None if model_type in ("llama", "qwen3") else 2
+    classes = None if model_type == "qwen3" else 2
     name = {"distilbert": "n_layers"}.get(model_type, "num_hidden_layers")
     folder = make_folder(tmp_path / "model", model_type, classes=classes, **{name: 3})
-    stacks = {"distilbert": "distilbert.transformer.layer", "llama": "model.layers", "qwen3": "model.layers"}
+    stacks = {"distilbert": "distilbert.transformer.layer", "qwen3": "model.layers"}
     stack = stacks.get(model_type, f"{model_type}.encoder.layer")
     dataset = language(tmp_path) if classes is None else None
     run = cut_folder(tmp_path, folder, stack, gone=1, dataset=dataset)

@@ -59,7 +59,7 @@ def artifact_digests(work: Path) -> dict[str, str]:
 def test_killed_again_and_again_a_job_ends_with_the_bytes_of_an_undisturbed_one(uploads, finished, tmp_path):
     work = uploads.make_work(tmp_path / "work")
     moments = random.Random(20261122)
-    for stage in ("load", "prune", "finetune", "finetune", "export", "verify"):
+    for stage in ("load", "prune", "finetune", "export", "verify"):
         with running(work) as process:
             wait_for(process, stage)
             time.sleep(moments.uniform(0.0, 0.3))
