@@ -18,8 +18,7 @@ from benchmarks.rows import Row, run_rows, show_finals
 OUTPUT = Path("bench-output") / "movement"
 # Without a teacher a step of 32 phrases takes about a third of a second on one thread: twenty minutes.
 _STEPS = 3_600
-# At every step, as in the paper, choosing the masks takes longer than the step itself. Every four steps
-# a run of movement took 55 minutes on one thread beside another.
+# Every step in the paper. Every fourth, a step takes an eighth longer than one by magnitude.
 _INTERVAL_STEPS = 4
 _MODEL, _DATASET = "pretrained", "sst2"
 _CONTROL = "dense"
