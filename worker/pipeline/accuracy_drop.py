@@ -76,7 +76,8 @@ class AccuracyDrop:
                 if digest != self._whole:
                     self._recover(module, digest, restore)
                 self._known[digest] = self._measure(module)
-            self._write(begun=None, steps=len(self._known) * self.steps)
+            # Without a training each size that was judged counts as a step.
+            self._write(begun=None, steps=len(self._known) * max(1, self.steps))
         return self._known[digest]
 
     def _recover(self, module: nn.Module, digest: str, restore: Callable[[], object]) -> None:
