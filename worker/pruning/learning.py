@@ -68,7 +68,9 @@ class ScoreLearner:
         """Give pruned weights their latent values back."""
         for name, mask in masks.items():
             layer = self._layers[name]
-            layer.weight.copy_(self._whole(layer, mask))
+            # By mask and not as a sum: whoever loaded other weights meanwhile gets no mixture of both.
+            if name in self._latent:
+                layer.weight.copy_(torch.where(mask, layer.weight, self._latent[name]))
 
     @torch.no_grad()
     def cover(self, masks: Mapping[str, Tensor]) -> None:

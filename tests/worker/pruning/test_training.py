@@ -276,3 +276,22 @@ def test_rewinding_brings_back_weights_and_statistics_but_not_what_is_pruned() -
 def test_a_run_of_no_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, found 0"):
         Pruner(network(), CUBIC, steps=0)
+
+
+def test_weights_loaded_in_the_midst_are_not_mixed_with_those_that_come_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(16, 8, bias=False)
+    schedule = {"name": "linear"}
+    pruner = Pruner(
+        model, {"criterion": {"name": "movement"}, "schedule": schedule, "target": {"value": 0.5}}
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner.attach(optimizer)
+    model(torch.randn(4, 16)).square().sum().backward()
+    optimizer.step()
+    before = model.weight.detach().clone()
+    pruned = ~pruner.update(1.0)["weight"]
+    model.load_state_dict({"weight": torch.full_like(before, 5.0)})
+    back = pruner.update(0.2)["weight"] & pruned
+    assert back.any()
+    assert torch.equal(model.weight[back], before[back])
