@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from app.core.huggingface import CONFIG, CUT_FIELD
 from worker.datasets.registry import read_splits
+from worker.export.child import exit_by_what_lacks
 from worker.export.files import HUGGINGFACE
 from worker.export.reload import (
     ANSWER_NAME,
@@ -82,4 +83,5 @@ def _measure(request: ReloadRequest) -> Measured:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with exit_by_what_lacks():
+        main(Path(sys.argv[1]))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from app.core.errors import ExportMismatch
+from worker.export.child import raise_for_exit
 from worker.models.inputs import Inputs, compute_logits
 from worker.numerics import is_out_of_memory
 
@@ -44,7 +45,8 @@ def write_program(module: nn.Module, inputs: Inputs, path: Path) -> None:
 def run_program(path: Path, inputs: Inputs, folder: Path) -> Tensor:
     """Run a program in a clean process that imports torch and nothing else; returns its logits, float32.
 
-    What it reads and writes lies in `folder`. Raises ExportMismatch when it does not load or run.
+    What it reads and writes lies in `folder`. Raises ExportMismatch when it does not load or run; Unavailable
+    or OutOfMemory when this machine could not find out.
     """
     named = inputs if isinstance(inputs, Mapping) else {"": inputs}
     described = []
@@ -63,9 +65,9 @@ def run_program(path: Path, inputs: Inputs, folder: Path) -> Tensor:
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        last_line = done.stderr.strip().rpartition("\n")[2]
-        raise ExportMismatch(f"model.pt2 does not run in a process with torch alone: {last_line}")
+    raise_for_exit(
+        done.returncode, done.stderr, failure="model.pt2 does not run in a process with torch alone"
+    )
     shape = json.loads(done.stdout)
     return torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32).reshape(shape)
 

@@ -1,5 +1,6 @@
 """Run a program of torch.export in a process that knows torch and nothing else: not this package either."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -12,8 +13,15 @@ def main(request: dict) -> None:  # type: ignore[type-arg]  # JSON
     torch.set_num_threads(1)
     module = torch.export.load(request["program"]).module()
     inputs = {one["name"]: _read(**one) for one in request["inputs"]}
-    with torch.no_grad():
-        answer = module(inputs[""]) if "" in inputs else module(**inputs)
+    try:
+        with torch.no_grad():
+            answer = module(inputs[""]) if "" in inputs else module(**inputs)
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no error class of its own; see worker.export.child for the status.
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        sys.stderr.write(f"{error}\n")
+        sys.exit(errno.ENOMEM)
     Path(request["output"]).write_bytes(answer.float().contiguous().numpy().tobytes())
     foreign = {name.partition(".")[0] for name in sys.modules} & {
         "transformers",

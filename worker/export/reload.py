@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from app.core.errors import ExportMismatch, Unavailable
 from app.core.report import LatencyResult
 from app.core.spec import Evaluation
+from worker.export.child import raise_for_exit
 from worker.measure.model import MeasuredModel
 from worker.protocol import DatasetInput, ModelInput
 
@@ -52,7 +52,10 @@ class Measured(BaseModel):
 
 
 def reload_in_clean_process(folder: Path, request: ReloadRequest) -> Measured:
-    """Run the request, with its files in `folder`; raises ExportMismatch when the file does not load."""
+    """Run the request, with its files in `folder`; raises ExportMismatch when the file does not load.
+
+    Raises Unavailable, OutOfMemory or StorageFull when this machine could not find out.
+    """
     (folder / REQUEST_NAME).write_text(request.model_dump_json())
     command = [sys.executable, "-I", "-c", _BOOTSTRAP, str(_ROOT), str(folder)]
     with subprocess.Popen(
@@ -67,9 +70,5 @@ def reload_in_clean_process(folder: Path, request: ReloadRequest) -> Measured:
         said = process.stderr.read()
         status = process.wait()
     sys.stderr.write(said)
-    if status < 0:
-        raise Unavailable(f"the process that checks the exported file was ended by signal {-status}")
-    if status != 0:
-        last_line = said.strip().rpartition("\n")[2]
-        raise ExportMismatch(f"the exported file does not load in a clean process: {last_line}")
+    raise_for_exit(status, said, failure="the exported file does not load in a clean process")
     return Measured.model_validate_json((folder / ANSWER_NAME).read_bytes())

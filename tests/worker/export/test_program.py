@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import nn
 
-from app.core.errors import ExportMismatch
+from app.core.errors import ExportMismatch, OutOfMemory
 from benchmarks.removal import _CONFIGS
 from worker.export.program import run_program, write_program
 from worker.models.inputs import compute_logits
@@ -71,4 +71,14 @@ def test_a_lack_of_memory_is_not_the_models_fault(tmp_path):
 def test_a_file_that_is_no_program_is_named(tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"no zip")
     with pytest.raises(ExportMismatch, match="does not run in a process with torch alone"):
+        run_program(tmp_path / "model.pt2", torch.rand(1, 3), tmp_path)
+
+
+def test_a_program_that_finds_no_memory_is_not_called_broken(tmp_path):
+    class Greedy(nn.Module):
+        def forward(self, x):
+            return x + torch.zeros(1 << 50).sum()
+
+    write_program(Greedy(), torch.rand(2, 3), tmp_path / "model.pt2")
+    with pytest.raises(OutOfMemory, match="no memory left to check the exported file"):
         run_program(tmp_path / "model.pt2", torch.rand(1, 3), tmp_path)
