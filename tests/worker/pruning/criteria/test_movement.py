@@ -28,8 +28,9 @@ class Push:
         self.pruner = Pruner(self.layer, MOVEMENT)
         self.pruner.attach(self.optimizer)
 
-    def step(self, gradients: list[float]) -> None:
-        self.layer.weight.grad = torch.tensor([gradients])
+    def step(self, gradients: list[float], *, is_sparse: bool = False) -> None:
+        dense = torch.tensor([gradients])
+        self.layer.weight.grad = dense.to_sparse() if is_sparse else dense
         self.optimizer.step()
         self.pruner.step()
 
@@ -113,6 +114,16 @@ def test_pruned_weights_have_no_gradient_left_when_the_optimizer_steps() -> None
     push.step([3.0, 3.0, 3.0, 3.0])
     assert push.layer.weight.grad is not None
     assert push.layer.weight.grad.tolist() == [[3.0, 3.0, 0.0, 0.0]]
+
+
+def test_sparse_gradients_teach_what_dense_ones_do() -> None:
+    dense, sparse = (Push([2.0, 2.0, 1.0, 1.0]) for _ in range(2))
+    for gradients in ([-1.0, -1.0, 0.5, 0.4], *([[1.0, -1.0, -9.0, 0.0]] * 5)):
+        dense.step(gradients)
+        sparse.step(gradients, is_sparse=True)
+        assert sparse.weights == dense.weights
+        assert sparse.pruner.update() == dense.pruner.update()
+    assert sum(reached.grown for reached in sparse.pruner.history) > 0
 
 
 def test_where_nothing_moved_magnitude_decides() -> None:
