@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-movement bench-removal \
+.PHONY: help install demo test check catalog bench-resnet bench-resnets bench-minilm bench-kills bench-lottery bench-dynamic bench-gpt bench-movement bench-movement-digits bench-removal \
 	bench-cut-resnet56 bench-cut-minilm bench-cut-latency bench-accuracy-drop bench-blocks bench-gpu \
 	bench-select bench-criteria bench-load chaos format clean
 
@@ -62,6 +62,9 @@ bench-minilm: $(BENCH_STAMP) ## MiniLM-L6 on SST-2: magnitude, 2:4, movement, wi
 
 bench-movement: $(BENCH_STAMP) ## Movement against magnitude from a pretrained encoder (an hour and a half)
 	$(BIN)/python -m benchmarks.movement
+
+bench-movement-digits: $(STAMP) ## Movement against magnitude by how long there is to prune, on small networks (five minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.movement_digits
 
 bench-lottery: $(STAMP) ## Winning tickets against their controls (SECATEUR_FASHION_MNIST names its folder; hours)
 	$(BIN)/python -m benchmarks.lottery

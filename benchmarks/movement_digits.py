@@ -2,7 +2,7 @@
 
 A perceptron is trained to tell digits in pairs, then fine-tuned to tell each digit, and pruned meanwhile,
 each matrix alike: a transfer, as movement is for (Sanh et al. 2020, arXiv:2005.07683). Mean and spread over
-the seeds of the accuracy on 539 test digits, by sparsity and by the steps of the fine-tune. Three minutes.
+the seeds of the accuracy on 539 test digits, by sparsity and by the steps of the fine-tune.
 """
 
 import sys
