@@ -41,7 +41,7 @@ Data = tuple[Tensor, Tensor]  # images [n, 64] float32 of 0..1, digits [n] int64
 
 
 def main() -> int:
-    """Print the table; returns 1 when movement loses where there is most time."""
+    """Print the table; returns 1 when movement, by Adam, loses where there is most time."""
     torch.set_num_threads(1)
     train, test = (_flatten(split) for split in load_splits())
     cases = [(sparsity, length) for sparsity in _SPARSITIES for length in _LENGTHS]
