@@ -83,11 +83,10 @@ _CLASS_OF_END = {
 def retry_after_crash(session: Session, lease: Lease, detail: str, *, ended: AttemptEnd) -> None:
     """Give a job whose process died back to the queue, or fail it when its attempts are used up.
 
-    An attempt that came further than those before costs nothing: its job will end, however often it is cut
-    off.
+    An attempt that came to a checkpoint costs nothing: its job gets on, however often it is cut off.
     """
     job = read_held(session, lease)
-    gets_on = checkpoints.has_come_further(session, lease)
+    gets_on = checkpoints.has_any(session, lease)
     if job.attempt >= job.max_attempts and not gets_on and not job.cancel_requested:
         problem = JobCrashLoop(
             f"the job's process died in each of {job.attempt} attempts without a new checkpoint, the most it "
