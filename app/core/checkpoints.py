@@ -50,12 +50,6 @@ def save(session: Session, lease: Lease, new: NewCheckpoint) -> None:
     _forget(session, JobCheckpoint.job_id == lease.job_id, JobCheckpoint.id.not_in(newest))
 
 
-def has_any(session: Session, lease: Lease) -> bool:
-    """Tell whether this very attempt has come to a checkpoint."""
-    of_attempt = (JobCheckpoint.job_id == lease.job_id) & (JobCheckpoint.epoch == lease.epoch)
-    return session.scalar(select(JobCheckpoint.id).where(of_attempt).limit(1)) is not None
-
-
 def list_newest_first(session: Session, job_id: str) -> Sequence[JobCheckpoint]:
     """Return the checkpoints of a job, the newest first."""
     query = select(JobCheckpoint).where(JobCheckpoint.job_id == job_id)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from app.core import checkpoints
 from app.core.db import now_plus
 from app.core.errors import JobCrashLoop, Problem
 from app.core.job_writes import Data, Lease, append_event, end_attempt, held, hint, read_held, require
@@ -81,22 +80,15 @@ _CLASS_OF_END = {
 
 
 def retry_after_crash(session: Session, lease: Lease, detail: str, *, ended: AttemptEnd) -> None:
-    """Give a job whose process died back to the queue, or fail it when its attempts are used up.
-
-    An attempt that came to a checkpoint costs nothing: its job gets on, however often it is cut off.
-    """
+    """Give a job whose process died back to the queue, or fail it when its attempts are used up."""
     job = read_held(session, lease)
-    gets_on = checkpoints.has_any(session, lease)
-    if job.attempt >= job.max_attempts and not gets_on and not job.cancel_requested:
+    if job.attempt >= job.max_attempts and not job.cancel_requested:
         problem = JobCrashLoop(
-            f"the job's process died in each of {job.attempt} attempts without a new checkpoint, the most it "
-            f"may have; last: {detail}"
+            f"the job's process died in each of {job.attempt} attempts, the most it may have; last: {detail}"
         ).problem()
         fail(session, lease, problem, ended=ended, class_=AttemptClass.CRASH_LOOP)
-        return
-    if gets_on:
-        _refund(session, lease)
-    _hand_back(session, lease, detail, ended=ended, class_=_CLASS_OF_END[ended])
+    else:
+        _hand_back(session, lease, detail, ended=ended, class_=_CLASS_OF_END[ended])
 
 
 def end_leases_of(session: Session, owner: str) -> None:

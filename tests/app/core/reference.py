@@ -26,7 +26,6 @@ class ReferenceJob:
     cancel_requested: bool = False
     pause_requested: bool = False
     is_expired: bool = False
-    has_checkpoint: bool = False  # of the running attempt
     ended: list[str] = field(default_factory=list)  # how each attempt ended, by epoch
 
     def cancel(self) -> None:
@@ -63,7 +62,7 @@ class ReferenceJob:
     def claim(self) -> bool:
         if self.status != "queued":
             return False
-        self.status, self.is_expired, self.has_checkpoint = "running", False, False
+        self.status, self.is_expired = "running", False
         self.attempt += 1
         self.epoch += 1
         return True
@@ -75,7 +74,6 @@ class ReferenceJob:
     def checkpoint(self, epoch: int) -> None:
         self.check(epoch)
         self.setbacks = 0
-        self.has_checkpoint = True
 
     def end(self, epoch: int, status: str, ended: str) -> None:
         self.check(epoch)
@@ -96,10 +94,10 @@ class ReferenceJob:
 
     def crash(self, epoch: int, ended: str) -> None:
         self.check(epoch)
-        if self.attempt >= self.max_attempts and not self.has_checkpoint and not self.cancel_requested:
+        if self.attempt >= self.max_attempts and not self.cancel_requested:
             self.end(epoch, "failed", ended)
         else:
-            self.give_back(epoch, ended, refund=self.has_checkpoint)
+            self.give_back(epoch, ended, refund=False)
 
     def set_back(self, epoch: int) -> None:
         self.check(epoch)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
@@ -133,17 +132,6 @@ def test_events_are_numbered_without_gaps_under_concurrency(sessions, job_id):
     found = [event.seq for event in events(sessions, job_id)]
     assert found == list(range(1, len(found) + 1))
     assert len(found) == 32  # job.created, attempt.started, 3 threads of 10
-
-
-def test_a_job_that_comes_to_a_checkpoint_each_time_may_be_cut_off_any_number_of_times(sessions, job_id):
-    for number in range(1, 11):
-        lease = claim(sessions, job_id)
-        assert lease is not None, number
-        with sessions.begin() as session:
-            assert not checkpoints.has_any(session, lease)
-            checkpoints.save(session, lease, replace(CHECKPOINT, files={}))
-            job_returns.retry_after_crash(session, lease, "killed", ended=AttemptEnd.CRASHED)
-    assert (read(sessions, job_id).status, read(sessions, job_id).attempt) == ("queued", 0)
 
 
 def test_a_job_whose_process_keeps_dying_fails_after_its_last_attempt(sessions, job_id):
