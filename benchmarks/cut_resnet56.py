@@ -2,8 +2,8 @@
 
 That ratio is the one of the published tables (Fang et al. 2023, arXiv:2301.12900). All that is cut trains for
 the same steps with the same settings, data, teacher and loop, in bfloat16, each run on one thread and within
-half an hour where the CPU has bfloat16; elsewhere half as many epochs are (`--epochs 3`). The dense control
-trains as long by the clock: its steps take longer, so it takes two thirds of the epochs. What is cut, and in
+half an hour where the CPU has bfloat16; elsewhere `--epochs` makes it fewer. The dense control trains as long
+by the clock: its steps take longer, so it takes two thirds of the epochs, at least one. What is cut, and in
 what order, was chosen by what is left before any training, on images of the train split: docs/structure.md.
 """
 
