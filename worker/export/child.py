@@ -5,6 +5,7 @@ other failure is the file's.
 """
 
 import errno
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from app.core.errors import ExportMismatch, OutOfMemory, StorageFull, Unavailabl
 from worker.numerics import is_out_of_memory
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# What a process brings upon itself, and would again; it ends by others for what its machine does to it.
+_CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 
 
 @contextmanager
@@ -37,7 +40,14 @@ def raise_for_exit(status: int, said: str, *, failure: str) -> None:
         return
     last_line = said.strip().rpartition("\n")[2]
     if status < 0:
-        raise Unavailable(f"the process that checks the exported file was ended by signal {-status}")
+        ended_by = signal.Signals(-status)
+        if ended_by == signal.SIGABRT and "bad_alloc" in last_line:
+            status = errno.ENOMEM
+        elif ended_by in _CRASHES:
+            words = ": ".join(filter(None, (f"that process crashed with {ended_by.name}", last_line)))
+            raise ExportMismatch(f"{failure}: {words}")
+        else:
+            raise Unavailable(f"the process that checks the exported file was ended by {ended_by.name}")
     if status == errno.ENOMEM:
         raise OutOfMemory(f"there was no memory left to check the exported file: {last_line}")
     if status in _NO_ROOM:

@@ -14,7 +14,23 @@ ENDINGS = [
     (f"raise OSError({errno.ENOMEM}, 'no room to map')", OutOfMemory, "no room to map"),
     (f"raise OSError({errno.ENOSPC}, 'full')", StorageFull, "disk is full"),
     (f"raise OSError({errno.EDQUOT}, 'no more for you')", StorageFull, "disk is full"),
-    ("import os; os.kill(os.getpid(), 9)", Unavailable, "ended by signal 9"),
+    ("import os; os.kill(os.getpid(), 9)", Unavailable, "ended by SIGKILL"),
+    ("import os; os.kill(os.getpid(), 15)", Unavailable, "ended by SIGTERM"),
+    ("import os; os.kill(os.getpid(), 11)", ExportMismatch, "does not load: .*crashed with SIGSEGV"),
+    ("import os; os.kill(os.getpid(), 4)", ExportMismatch, "does not load: .*crashed with SIGILL"),
+    ("import os; os.kill(os.getpid(), 8)", ExportMismatch, "does not load: .*crashed with SIGFPE"),
+    (
+        "import os, sys; sys.stderr.write('said last'); sys.stderr.flush(); os.abort()",
+        ExportMismatch,
+        "does not load: .*crashed with SIGABRT: said last",
+    ),
+    (
+        "import os, sys; sys.stderr.write('what():  std::bad_alloc'); sys.stderr.flush(); os.abort()",
+        OutOfMemory,
+        "no memory left.*bad_alloc",
+    ),
+    # A mapped file whose disk fails, or is full, ends a process so: neither is the file's fault.
+    ("import os; os.kill(os.getpid(), 7)", Unavailable, "ended by SIGBUS"),
     ("raise FileNotFoundError(2, 'no such file')", ExportMismatch, "does not load: FileNotFoundError"),
     ("raise RuntimeError('first\\nlast of many lines')", ExportMismatch, "does not load: last of many"),
 ]
