@@ -12,16 +12,12 @@ from sqlalchemy.orm import Session
 from app.core import checkpoints
 from app.core.config import Device
 from app.core.db import now_plus
-from app.core.errors import SpecUnknown
 from app.core.spec import JobSpec
 from app.core.states import AttemptEnd
 from app.core.tables import Dataset, Job, JobAttempt, JobCheckpoint, Model
-from worker.inputs import Place, dataset_input, model_input
+from worker.inputs import Place, dataset_input, describe_unknown, model_input
 from worker.protocol import RunnerInput
 from worker.slots import Slot
-from worker.version import code_version
-
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -54,19 +50,17 @@ def read_given(session: Session, job_id: str) -> Given:
 
 
 def _read_spec(job: Job) -> JobSpec:
-    """Any API has validated it: what is not valid here was written by one of another version."""
     try:
         return JobSpec.model_validate_json(json.dumps(job.resolved_spec))
     except ValidationError as error:
-        found = sorted({".".join(map(str, one["loc"])) for one in error.errors()})
-        raise SpecUnknown(
-            f"this worker runs version {code_version()}, which does not know {', '.join(found[:_NAMED])} "
-            "as the job's spec has it; the job waits for a worker of the version that accepted it"
-        ) from error
+        raise describe_unknown(error, "the job's spec") from error
 
 
 def make_input(given: Given, place: Place, *, slot: Slot, threads: int) -> RunnerInput:
-    """Make the runner's input; `place` fetches gigabytes, so that no transaction may be open."""
+    """Make the runner's input; `place` fetches gigabytes, so that no transaction may be open.
+
+    Raises SpecUnknown for a manifest of another version.
+    """
     return RunnerInput(
         job_id=given.job.id,
         attempt=given.job.attempt,

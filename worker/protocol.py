@@ -59,8 +59,8 @@ class DatasetInput(_Frozen):
 
     format: str
     task: str
-    layout: str | None
-    normalize: dict[str, list[float]] | None
+    layout: str | None = None
+    normalize: dict[str, list[float]] | None = None
     columns: Columns | None = None
     max_tokens: int | None = None
     block_tokens: int | None = None

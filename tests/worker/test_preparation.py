@@ -9,7 +9,7 @@ from app.core import job_requests, schema
 from app.core.config import Settings
 from app.core.db import make_engine
 from app.core.job_returns import MAX_SETBACKS
-from app.core.tables import Job, JobAttempt, Model
+from app.core.tables import Dataset, Job, JobAttempt, Model
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
@@ -101,12 +101,42 @@ def test_a_check_that_waits_for_its_model_is_given_back_by_a_worker_that_drains(
     assert (model.status, model.checks) == ("validating", 0)
 
 
-def test_a_field_that_this_version_does_not_know_waits_for_a_newer_worker_and_costs_nothing(context, submit):
+def newer_spec(session, job):
+    newer = {"recipe": job.resolved_spec["recipe"] | {"sparkle": {"amount": 3}}}
+    job.resolved_spec = job.resolved_spec | newer
+
+
+def newer_dataset(session, job):
+    dataset = session.get_one(Dataset, job.dataset_id)
+    dataset.manifest = dataset.manifest | {"sparkle": 3}
+
+
+def newer_columns(session, job):
+    dataset = session.get_one(Dataset, job.dataset_id)
+    dataset.manifest = dataset.manifest | {"columns": {"text": "phrase", "sparkle": "much"}}
+
+
+def newer_model(session, job):
+    model = session.get_one(Model, job.model_id)
+    model.manifest = model.manifest | {"sparkle": 3}
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [
+        (newer_spec, "recipe.sparkle as the job's spec has it"),
+        (newer_dataset, "sparkle as the dataset's manifest has it"),
+        (newer_columns, "columns.sparkle as the dataset's manifest has it"),
+        (newer_model, "sparkle as the model's manifest has it"),
+    ],
+)
+def test_a_field_that_this_version_does_not_know_waits_for_a_newer_worker_and_costs_nothing(
+    context, submit, write, named
+):
     job_id = submit(add_model(context, digits.model_bytes()))
     with context.sessions.begin() as session:
         job = session.get_one(Job, job_id)
-        newer = {"recipe": job.resolved_spec["recipe"] | {"sparkle": {"amount": 3}}}
-        job.resolved_spec = job.resolved_spec | newer
+        write(session, job)
         job.setbacks = MAX_SETBACKS
     run_waiting_jobs(context)
     with context.sessions() as session:
@@ -114,4 +144,15 @@ def test_a_field_that_this_version_does_not_know_waits_for_a_newer_worker_and_co
     assert (job.status, job.attempt, job.error) == ("queued", 0, None)
     assert job.next_run_at is not None
     assert (attempt.ended, attempt.class_) == ("failed", "transient")
-    assert f"version {context.version}, which does not know recipe.sparkle" in attempt.detail
+    assert f"version {context.version}, which does not know {named}" in attempt.detail
+
+
+def test_a_check_of_a_model_that_this_version_does_not_know_is_left_to_a_newer_worker(context):
+    model_id = add_model(context, digits.model_bytes())
+    with context.sessions.begin() as session:
+        model = session.get_one(Model, model_id)
+        model.manifest = model.manifest | {"sparkle": 3}
+    check_hinted_model(context, model_id)
+    with context.sessions() as session:
+        model = session.get_one(Model, model_id)
+    assert (model.status, model.checks) == ("validating", 0)
