@@ -12,6 +12,7 @@ from typing import Any
 from app.core.errors import ErrorItem
 from app.core.spec import LayerRow
 
+CONTRADICTORY = "contradictory_rows"
 Layer = dict[str, Any]  # Any: a ModelLayer of the deep check, as JSON
 
 
@@ -32,7 +33,7 @@ def find_row_faults(
     names = [name for layer in layers for name in _names(layer)]
     items = []
     for i, row in enumerate(rows):
-        if any(fnmatch.fnmatchcase(name, row.match) for name in names):
+        if find_matching(row, layers):
             continue
         close = difflib.get_close_matches(row.match, names, n=3, cutoff=0.0)
         detail = f"{row.match!r} matches no layer; the closest names are: {', '.join(close)}"
@@ -40,13 +41,46 @@ def find_row_faults(
     return items
 
 
+def find_contradictions(
+    rows: Sequence[LayerRow], layers: Sequence[Layer], *, at: str = "/recipe/layers"
+) -> list[ErrorItem]:
+    """Find rows that take back what rows before them ask, one fault a row at most."""
+    details: dict[int, str] = {}
+    excluded: dict[str, bool] = {}
+    for i, row in enumerate(rows):
+        now = bool(row.set.exclude)
+        if excluded.setdefault(row.match, now) != now:
+            details[i] = f"two rows match {row.match!r}: one excludes it, the other prunes it"
+    for layer in (layer for layer in layers if layer["prunable"]):
+        wish = Wish()
+        for i, row in enumerate(rows):
+            wish = _merge(wish, row) if _matches(row, layer) else wish
+            if wish.min_sparsity > wish.max_sparsity:
+                asked = f"at least {wish.min_sparsity:g} and at most {wish.max_sparsity:g}"
+                details.setdefault(i, f"the rows up to this one ask {asked} of {layer['name']}")
+                break
+    return [
+        ErrorItem(pointer=f"{at}/{i}", code=CONTRADICTORY, detail=detail)
+        for i, detail in sorted(details.items())
+    ]
+
+
+def find_matching(row: LayerRow, layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers that a row speaks of."""
+    return [layer for layer in layers if _matches(row, layer)]
+
+
 def merge_rows(rows: Sequence[LayerRow], layer: Layer) -> Wish:
     """Merge all rows that match one layer that can be pruned."""
     wish = Wish()
     for row in rows:
-        if any(fnmatch.fnmatchcase(name, row.match) for name in _names(layer)):
+        if _matches(row, layer):
             wish = _merge(wish, row)
     return wish
+
+
+def _matches(row: LayerRow, layer: Layer) -> bool:
+    return any(fnmatch.fnmatchcase(name, row.match) for name in _names(layer))
 
 
 def _names(layer: Layer) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject, Model
 from app.services import faults
 from app.services.datasets import channels_first
-from app.services.layer_rows import find_row_faults
+from app.services.layer_rows import find_contradictions, find_row_faults
 from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
+from app.services.recipe_bounds import find_recipe_faults
 from app.services.structure_bounds import find_group_faults
 from app.services.structures import NEEDS_DATA, list_structure_needs, resolve_structure, tell_unknown
 
@@ -82,11 +83,7 @@ def resolve(
         spec, output_items = _resolve_outputs(spec, model)
         items += output_items
     if model is not None and model.inspection is not None:
-        layers = model.inspection["layers"]
-        items += find_row_faults(spec.recipe.layers, layers)
-        if spec.structure is not None:
-            items += find_row_faults(spec.structure.layers, layers, at="/structure/layers")
-            items += find_group_faults(spec.structure, model.inspection)
+        items += _find_layer_faults(spec, model.inspection)
     if items or model is None:
         raise faults.refusal(InvalidSpec, items, what="the spec")
     _refuse_rejected(model)
@@ -191,6 +188,17 @@ def _find_missing_judge(spec: JobSpec, dataset: Dataset) -> list[ErrorItem]:
         f"early stopping is judged on the split validation: {dataset.id} has only {', '.join(dataset.splits)}"
     )
     return [ErrorItem(pointer="/finetune/early_stopping", code="validation_split_required", detail=detail)]
+
+
+def _find_layer_faults(spec: JobSpec, inspection: JsonObject) -> list[ErrorItem]:
+    layers = inspection["layers"]
+    items = find_row_faults(spec.recipe.layers, layers) or find_contradictions(spec.recipe.layers, layers)
+    if spec.structure is None:
+        return items or find_recipe_faults(spec.recipe, layers)
+    # What the cut leaves to be pruned is not known yet.
+    at, rows = "/structure/layers", spec.structure.layers
+    cut_items = find_row_faults(rows, layers, at=at) or find_contradictions(rows, layers, at=at)
+    return items + (cut_items or find_group_faults(spec.structure, inspection))
 
 
 def _refuse_rejected(model: Model) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 from app.core.errors import ErrorItem
 from app.core.spec import Structure
 from app.core.tables import JsonObject
-from app.services.layer_rows import Layer, Wish, merge_rows
+from app.services.layer_rows import CONTRADICTORY, Layer, Wish, merge_rows
 
 _Json = Mapping[str, Any]  # Any: what the deep check found, as JSON
-_CONTRADICTORY = "contradictory_rows"
 # Their tensors have the outputs along their second axis.
 _OUTPUTS_LAST = ("Conv1D", "Embedding")
 
@@ -39,7 +38,7 @@ def find_bounds(structure: Structure, inspection: JsonObject) -> tuple[Bounds, .
 def find_group_faults(structure: Structure, inspection: JsonObject) -> list[ErrorItem]:
     """Find rows that ask for what cannot be of layers that are cut together, one fault a group at most."""
     details = filter(None, (_find_fault(structure, one) for one in _ask(structure, inspection)))
-    return [ErrorItem(pointer="/structure/layers", code=_CONTRADICTORY, detail=detail) for detail in details]
+    return [ErrorItem(pointer="/structure/layers", code=CONTRADICTORY, detail=detail) for detail in details]
 
 
 @dataclass(frozen=True)

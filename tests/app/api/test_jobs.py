@@ -215,6 +215,29 @@ def structure(**changes):
             "fc",
         ),
         (recipe(layers=[{"match": "fc1", "set": {}}]), "/recipe/layers/0/set", "value_error", "at least one"),
+        (
+            recipe(
+                layers=[
+                    {"match": "*", "set": {"min_sparsity": 0.6}},
+                    {"match": "fc1", "set": {"max_sparsity": 0.5}},
+                ]
+            ),
+            "/recipe/layers/1",
+            "contradictory_rows",
+            "at least 0.6 and at most 0.5 of fc1.weight",
+        ),
+        (
+            recipe(layers=[{"match": "*", "set": {"min_sparsity": 0.6}}]),
+            "/recipe/target/value",
+            "sparsity_unreachable",
+            "the rows let 0.6",
+        ),
+        (
+            recipe(layers=[{"match": "*", "set": {"exclude": True}}]),
+            "/recipe/layers",
+            "nothing_to_prune",
+            "no layer is left",
+        ),
         (recipe(critereon={}), "/recipe/critereon", "extra_forbidden", ""),
         ({"finetune": {"epochs": 1, "max_steps": 1}}, "/finetune", "value_error", "either"),
         ({"finetune": TRAIN, "dataset_id": None}, "/finetune", "dataset_required", "dataset_id"),

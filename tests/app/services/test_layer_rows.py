@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from app.core.spec import LayerRow
-from app.services.layer_rows import find_row_faults, merge_rows
+from app.services.layer_rows import find_contradictions, find_row_faults, merge_rows
 from worker.pruning.errors import ContradictoryRows, NoMatch
 from worker.pruning.layers import find_layers
 from worker.pruning.recipe import LayerRow as LibraryRow
@@ -56,8 +56,9 @@ def test_rows_mean_here_what_they_mean_to_the_library(rows):
         assert find_row_faults(ours, LAYERS)
         return
     except ContradictoryRows:
+        assert find_row_faults(ours, LAYERS) or find_contradictions(ours, LAYERS)
         return
-    assert find_row_faults(ours, LAYERS) == []
+    assert find_row_faults(ours, LAYERS) == find_contradictions(ours, LAYERS) == []
     for layer in (layer for layer in LAYERS if layer["prunable"]):
         theirs, wish = wishes[layer["name"]], merge_rows(ours, layer)
         assert (wish.is_excluded, wish.fixed_sparsity is not None) == (theirs.is_excluded, theirs.is_fixed)
@@ -74,3 +75,16 @@ def test_a_glob_that_matches_nothing_names_the_closest_layers(glob, closest):
     [fault] = find_row_faults([row], LAYERS)
     assert fault.pointer == "/recipe/layers/0/match"
     assert closest in fault.detail
+
+
+def test_rows_that_contradict_each_other_are_told_once_with_a_layer():
+    rows = [
+        LayerRow.model_validate({"match": "*", "set": {"min_sparsity": 0.6}}),
+        LayerRow.model_validate({"match": "fc*", "set": {"max_sparsity": 0.4}}),
+        LayerRow.model_validate({"match": "*", "set": {"exclude": True}}),
+    ]
+    first, second = find_contradictions(rows, LAYERS)
+    assert (first.pointer, first.code) == ("/recipe/layers/1", "contradictory_rows")
+    assert first.detail == "the rows up to this one ask at least 0.6 and at most 0.4 of fc1.weight"
+    assert second.pointer == "/recipe/layers/2"
+    assert second.detail == "two rows match '*': one excludes it, the other prunes it"
