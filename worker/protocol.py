@@ -177,10 +177,12 @@ class KeptOutput(_Frozen):
 class ModelLayer(_Frozen):
     """`group` makes the layer's outputs; they go together with `cut_with`, or stay, `cut_why_not`.
 
-    It may go with the whole `block` that it lies in, or stays, `block_why_not`.
+    It may go with the whole `block` that it lies in, or stays, `block_why_not`. `aliases` are other names of
+    its tensor.
     """
 
     name: str
+    aliases: tuple[str, ...] = ()
     type: str
     shape: tuple[int, ...]
     parameters: int

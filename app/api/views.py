@@ -45,12 +45,14 @@ class ModelView(_View):
 class ModelLayerView(_View):
     """A parameter of the model: how large, how costly, and whether it can be pruned.
 
+    `aliases` are other names of one tensor, as of an embedding that is the output layer too; rows match them.
     `prunable` and `why_not` are about zeros. `group` makes its outputs, of which some can be cut out, at once
     from it and from `cut_with`; `cut_why_not` says why they have to stay. It can go with the whole `block`
     that it lies in, unless `block_why_not` says why that has to stay.
     """
 
     name: str
+    aliases: list[str] = []
     type: str
     shape: list[int]
     parameters: int

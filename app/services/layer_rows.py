@@ -1,6 +1,7 @@
 """What the ordered layer rows of a recipe ask of each layer, by the rules that the pruning library keeps.
 
-A glob matches a parameter's name (`fc1.weight`) or its module's (`fc1`); later rows win.
+A glob matches a parameter's name (`fc1.weight`), any other name of it, or its module's (`fc1`); later rows
+win.
 """
 
 import difflib
@@ -84,9 +85,9 @@ def _matches(row: LayerRow, layer: Layer) -> bool:
 
 
 def _names(layer: Layer) -> tuple[str, ...]:
-    name: str = layer["name"]
-    module = name.rpartition(".")[0]
-    return (name, module) if module else (name,)
+    # Another name of a tied tensor counts too: of GPT-2's embedding it is lm_head.
+    names = (layer["name"], *layer.get("aliases", ()))
+    return tuple(found for name in names for found in (name, name.rpartition(".")[0]) if found)
 
 
 def _merge(wish: Wish, row: LayerRow) -> Wish:

@@ -46,6 +46,7 @@ def check_model(work: Path, given: CheckInput) -> None:
         layers=tuple(
             ModelLayer(
                 name=layer.name,
+                aliases=layer.aliases,
                 type=layer.type,
                 shape=layer.shape,
                 parameters=layer.numel,

@@ -20,12 +20,15 @@ class Net(nn.Module):
         super().__init__()
         self.fc1, self.fc10 = nn.Linear(3, 4), nn.Linear(4, 5)
         self.block = nn.ModuleDict({"conv": nn.Conv2d(1, 2, 3)})
+        self.tied = nn.Linear(4, 5)
+        self.tied.weight = self.fc10.weight
 
 
 LIBRARY_LAYERS = find_layers(Net())
 LAYERS = [
     {
         "name": layer.name,
+        "aliases": list(layer.aliases),
         "parameters": layer.numel,
         "prunable": layer.is_prunable,
         "why_not": layer.why_not,
@@ -42,7 +45,20 @@ _SETTINGS = st.one_of(
     st.fixed_dictionaries({"max_sparsity": _FRACTION}),
 )
 _GLOBS = st.sampled_from(
-    ["*", "fc1", "fc1*", "fc1.weight", "*.bias", "block.*", "fc[!1]*", "fc?", "nothing", "FC1"]
+    [
+        "*",
+        "fc1",
+        "fc1*",
+        "fc1.weight",
+        "*.bias",
+        "block.*",
+        "fc[!1]*",
+        "fc?",
+        "tied",
+        "*ed.weight",
+        "nothing",
+        "FC1",
+    ]
 )
 _ROWS = st.lists(st.fixed_dictionaries({"match": _GLOBS, "set": _SETTINGS}), max_size=4)
 

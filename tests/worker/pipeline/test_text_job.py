@@ -196,5 +196,6 @@ def test_the_deep_check_tells_what_a_folder_takes_and_serves(tmp_path):
     layers = {layer.name: layer for layer in found.layers}
     assert layers["transformer.h.0.attn.c_attn.weight"].prunable
     assert not layers["transformer.wte.weight"].prunable
+    assert layers["transformer.wte.weight"].aliases == ("lm_head.weight",)
     assert found.macs > 0
     assert found.forward_ms > 0
