@@ -1,5 +1,6 @@
 """Checkpoints in the store: the rows that let another worker go on where one stopped."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ from sqlalchemy.orm import Session
 from app.core import accounts
 from app.core.db import now_plus
 from app.core.job_writes import Lease, held, require
-from app.core.states import TERMINAL
-from app.core.tables import Job, JobCheckpoint
+from app.core.states import TERMINAL, Stage
+from app.core.tables import Job, JobAttempt, JobCheckpoint
 
 # The one before the newest counts where the newest turns out to be damaged.
 _KEPT = 2
@@ -50,6 +51,30 @@ def save(session: Session, lease: Lease, new: NewCheckpoint) -> None:
     _forget(session, JobCheckpoint.job_id == lease.job_id, JobCheckpoint.id.not_in(newest))
 
 
+def has_come_further(session: Session, lease: Lease) -> bool:
+    """Tell whether this attempt has left a checkpoint beyond the one that it went on from.
+
+    One that had to begin anew, though it is not the first, goes over old ground.
+    """
+    of_attempt = (JobCheckpoint.job_id == lease.job_id) & (JobCheckpoint.epoch == lease.epoch)
+    newest = session.execute(
+        select(JobCheckpoint.stage, JobCheckpoint.step)
+        .where(of_attempt)
+        .order_by(JobCheckpoint.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if newest is None:
+        return False
+    began_at = session.scalars(
+        select(JobAttempt.resumed_from).where(
+            JobAttempt.job_id == lease.job_id, JobAttempt.epoch == lease.epoch
+        )
+    ).one()
+    if began_at is None:
+        return lease.epoch == 1
+    return _place(newest.stage, newest.step) > _place(str(began_at["stage"]), began_at["step"])
+
+
 def list_newest_first(session: Session, job_id: str) -> Sequence[JobCheckpoint]:
     """Return the checkpoints of a job, the newest first."""
     query = select(JobCheckpoint).where(JobCheckpoint.job_id == job_id)
@@ -74,6 +99,11 @@ def _forget(session: Session, *which: ColumnElement[bool]) -> None:
     ).all()
     for files, created_at in gone:
         accounts.release(session, (str(file["sha256"]) for file in files.values()), since=created_at)
+
+
+def _place(stage: str, step: object) -> tuple[int, float]:
+    """Return what is greater the further a job has come; without a step, at the stage's end."""
+    return list(Stage).index(Stage(stage)), step if isinstance(step, int) else math.inf
 
 
 def _columns(new: NewCheckpoint) -> dict[str, object]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from app.core import checkpoints
 from app.core.db import now_plus
 from app.core.errors import JobCrashLoop, Problem
 from app.core.job_writes import Data, Lease, append_event, end_attempt, held, hint, read_held, require
@@ -80,15 +81,23 @@ _CLASS_OF_END = {
 
 
 def retry_after_crash(session: Session, lease: Lease, detail: str, *, ended: AttemptEnd) -> None:
-    """Give a job whose process died back to the queue, or fail it when its attempts are used up."""
+    """Give a job whose process died back to the queue, or fail it when its attempts are used up.
+
+    An attempt that came further than those before costs nothing: its job will end, however often it is cut
+    off.
+    """
     job = read_held(session, lease)
-    if job.attempt >= job.max_attempts and not job.cancel_requested:
+    gets_on = checkpoints.has_come_further(session, lease)
+    if job.attempt >= job.max_attempts and not gets_on and not job.cancel_requested:
         problem = JobCrashLoop(
-            f"the job's process died in each of {job.attempt} attempts, the most it may have; last: {detail}"
+            f"the job's process died in each of {job.attempt} attempts without a new checkpoint, the most it "
+            f"may have; last: {detail}"
         ).problem()
         fail(session, lease, problem, ended=ended, class_=AttemptClass.CRASH_LOOP)
-    else:
-        _hand_back(session, lease, detail, ended=ended, class_=_CLASS_OF_END[ended])
+        return
+    if gets_on:
+        _refund(session, lease)
+    _hand_back(session, lease, detail, ended=ended, class_=_CLASS_OF_END[ended])
 
 
 def end_leases_of(session: Session, owner: str) -> None:

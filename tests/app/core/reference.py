@@ -26,6 +26,8 @@ class ReferenceJob:
     cancel_requested: bool = False
     pause_requested: bool = False
     is_expired: bool = False
+    came_from: int | None = None  # the step that the running attempt went on from
+    came_to: int | None = None  # the step of its newest checkpoint
     ended: list[str] = field(default_factory=list)  # how each attempt ended, by epoch
 
     def cancel(self) -> None:
@@ -63,6 +65,7 @@ class ReferenceJob:
         if self.status != "queued":
             return False
         self.status, self.is_expired = "running", False
+        self.came_from = self.came_to = None
         self.attempt += 1
         self.epoch += 1
         return True
@@ -71,9 +74,20 @@ class ReferenceJob:
         if self.status != "running" or self.epoch != epoch:
             raise Stale
 
-    def checkpoint(self, epoch: int) -> None:
+    def checkpoint(self, epoch: int, step: int) -> None:
         self.check(epoch)
         self.setbacks = 0
+        self.came_to = step
+
+    def resume_from(self, epoch: int, step: int) -> None:
+        self.check(epoch)
+        self.came_from = step
+
+    @property
+    def came_further(self) -> bool:
+        if self.came_to is None:
+            return False
+        return self.epoch == 1 if self.came_from is None else self.came_to > self.came_from
 
     def end(self, epoch: int, status: str, ended: str) -> None:
         self.check(epoch)
@@ -94,10 +108,10 @@ class ReferenceJob:
 
     def crash(self, epoch: int, ended: str) -> None:
         self.check(epoch)
-        if self.attempt >= self.max_attempts and not self.cancel_requested:
+        if self.attempt >= self.max_attempts and not self.came_further and not self.cancel_requested:
             self.end(epoch, "failed", ended)
         else:
-            self.give_back(epoch, ended, refund=False)
+            self.give_back(epoch, ended, refund=self.came_further)
 
     def set_back(self, epoch: int) -> None:
         self.check(epoch)

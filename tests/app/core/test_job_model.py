@@ -1,5 +1,7 @@
 """Any order of requests, claims, kills and late writes does to the database what it does to the reference."""
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -88,15 +90,27 @@ class JobMachine(RuleBasedStateMachine):
         model = self.references[job]
         self._write(job, back, real, expected)
 
-    @rule(job=any_job, back=any_lease, kind=st.sampled_from(["event", "checkpoint", "resumed"]))
-    def write(self, job, back, kind):
+    @rule(
+        job=any_job,
+        back=any_lease,
+        kind=st.sampled_from(["event", "checkpoint", "resumed"]),
+        step=st.integers(1, 3),
+    )
+    def write(self, job, back, kind, step):
         job = self._prefer(job, lambda model: model.status == "running")
+        model = self.references[job]
         real, expected = {
-            "event": (lambda s, x: jobs.record(s, x, "progress", {}, stage=Stage.PRUNE), "check"),
-            "checkpoint": (lambda s, x: checkpoints.save(s, x, CHECKPOINT), "checkpoint"),
-            "resumed": (lambda s, x: jobs.note_resumed(s, x, stage="finetune", step=1), "check"),
+            "event": (lambda s, x: jobs.record(s, x, "progress", {}, stage=Stage.PRUNE), model.check),
+            "checkpoint": (
+                lambda s, x: checkpoints.save(s, x, replace(CHECKPOINT, step=step)),
+                lambda e: model.checkpoint(e, step),
+            ),
+            "resumed": (
+                lambda s, x: jobs.note_resumed(s, x, stage="finetune", step=step),
+                lambda e: model.resume_from(e, step),
+            ),
         }[kind]
-        self._write(job, back, real, lambda epoch: getattr(self.references[job], expected)(epoch))
+        self._write(job, back, real, expected)
 
     @rule(
         job=any_job,

@@ -1,7 +1,9 @@
 """The job's states: one owner at a time, gapless events, stale leases change nothing."""
 
+import itertools
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
@@ -132,6 +134,45 @@ def test_events_are_numbered_without_gaps_under_concurrency(sessions, job_id):
     found = [event.seq for event in events(sessions, job_id)]
     assert found == list(range(1, len(found) + 1))
     assert len(found) == 32  # job.created, attempt.started, 3 threads of 10
+
+
+def _cut_off(sessions, job_id, *, resumed=None, reached=None):
+    """Run an attempt that goes on from one place, leaves a checkpoint at another, and dies."""
+    lease = claim(sessions, job_id)
+    assert lease is not None
+    with sessions.begin() as session:
+        if resumed is not None:
+            jobs.note_resumed(session, lease, stage=resumed[0], step=resumed[1])
+        if reached is not None:
+            checkpoints.save(session, lease, replace(CHECKPOINT, stage=reached[0], step=reached[1], files={}))
+        job_returns.retry_after_crash(session, lease, "killed by SIGKILL", ended=AttemptEnd.CRASHED)
+    return read(sessions, job_id)
+
+
+def test_a_job_that_comes_further_each_time_may_be_cut_off_any_number_of_times(sessions, job_id):
+    places = [("baseline", None), *(("finetune", step) for step in range(10, 60, 10)), ("finetune", None)]
+    for before, after in itertools.pairwise([None, *places, ("evaluate", None)]):
+        job = _cut_off(sessions, job_id, resumed=before, reached=after)
+        assert (job.status, job.attempt) == ("queued", 0), (before, after)
+
+
+@pytest.mark.parametrize(
+    ("resumed", "reached"),
+    [
+        (("finetune", 10), None),
+        (("finetune", 10), ("finetune", 10)),
+        (("finetune", 10), ("baseline", None)),
+        (("finetune", None), ("finetune", 10)),
+        (None, ("finetune", 20)),
+    ],
+)
+def test_an_attempt_over_old_ground_is_spent(sessions, job_id, resumed, reached):
+    assert _cut_off(sessions, job_id, reached=("finetune", 10)).attempt == 0
+    for spent in (1, 2):
+        job = _cut_off(sessions, job_id, resumed=resumed, reached=reached)
+        assert (job.status, job.attempt) == ("queued", spent)
+    job = _cut_off(sessions, job_id, resumed=resumed, reached=reached)
+    assert (job.status, job.error["code"]) == ("failed", "crash_loop")
 
 
 def test_a_job_whose_process_keeps_dying_fails_after_its_last_attempt(sessions, job_id):
