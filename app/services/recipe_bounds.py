@@ -23,7 +23,13 @@ def find_recipe_faults(recipe: Recipe, layers: Sequence[Layer]) -> list[ErrorIte
         if layer["prunable"] and not (wish := merge_rows(recipe.layers, layer)).is_excluded
     ]
     if not pruned:
-        detail = "no layer is left to prune: every layer that can be pruned is excluded"
+        can_be = any(layer["prunable"] for layer in layers)
+        why = (
+            "every layer that can be pruned is excluded"
+            if can_be
+            else "the model has none that can be pruned"
+        )
+        detail = f"no layer is left to prune: {why}"
         return [*items, ErrorItem(pointer="/recipe/layers", code="nothing_to_prune", detail=detail)]
     if recipe.target.metric != "sparsity":
         return items

@@ -11,6 +11,7 @@ from worker.protocol import (
     OUTPUT_NAME,
     CheckInput,
     CheckOutput,
+    ModelLayer,
     RunnerInput,
     RunnerOutput,
 )
@@ -23,8 +24,23 @@ def digest(data: bytes) -> str:
 
 def write_check(work: Path, given: CheckInput) -> None:
     """Find every model good: what is checked here is the service, not the model."""
+    layer = ModelLayer(
+        name="fc.weight",
+        type="Linear",
+        shape=(10, 10),
+        parameters=100,
+        macs=100,
+        prunable=True,
+        group=None,
+        why_not=None,
+    )
     found = CheckOutput(
-        parameters=1, prunable_parameters=1, macs=1, input_signature={}, forward_ms=1.0, layers=()
+        parameters=100,
+        prunable_parameters=100,
+        macs=100,
+        input_signature={},
+        forward_ms=1.0,
+        layers=(layer,),
     )
     output = work / OUTPUT_FOLDER
     output.mkdir(exist_ok=True)

