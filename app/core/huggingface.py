@@ -12,8 +12,10 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 # Kept and given back; of these, only the first is read.
+PREPROCESSOR = "preprocessor_config.json"
 OPTIONAL = (
     TOKENIZER_CONFIG,
+    PREPROCESSOR,
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
@@ -26,6 +28,8 @@ OPTIONAL = (
 WEIGHTS_ROLE = "weights"
 
 CLASSIFICATION_SUFFIX = "ForSequenceClassification"
+# What these take are images, not texts: they have no tokenizer.
+IMAGES_SUFFIX = "ForImageClassification"
 # model_type → architectures. Each is built, pruned and exported in the tests, from a small random model.
 ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "bert": ("BertForSequenceClassification",),
@@ -37,6 +41,7 @@ ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
     "qwen2": ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
     "roberta": ("RobertaForSequenceClassification",),
+    "vit": ("ViTForImageClassification",),
 }
 
 

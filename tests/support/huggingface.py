@@ -15,7 +15,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
 
 from worker.measure.size import digest_file
 from worker.protocol import ModelInput
@@ -77,6 +81,17 @@ def make_gpt2_folder(path: Path, **changes: Any) -> Path:
 def make_llama_folder(path: Path, **changes: Any) -> Path:
     """Save a random Llama with grouped queries, for language modeling, and its tokenizer."""
     return make_folder(path, "llama", **changes)
+
+
+def make_vit_folder(path: Path, classes: int = 10, **changes: Any) -> Path:
+    """Save a random ViT for grey images of 8 by 8 that tells `classes` apart, as transformers names it."""
+    given = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    given |= {"image_size": 8, "patch_size": 4, "num_channels": 1, "num_labels": classes}
+    config = CONFIG_MAPPING["vit"].from_dict(given | changes)
+    torch.manual_seed(0)
+    AutoModelForImageClassification.from_config(config).save_pretrained(path)
+    (path / "preprocessor_config.json").write_text('{"do_resize": true, "size": 8}')
+    return path
 
 
 def make_folder(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from app.core.huggingface import CONFIG, INDEX, SHARD, WEIGHTS_ROLE, name_of
+from app.core.huggingface import CONFIG, INDEX, PREPROCESSOR, SHARD, WEIGHTS_ROLE, name_of
 from app.core.spec import Output
 from worker.formats.cut import is_cut
 from worker.protocol import ModelInput
@@ -16,6 +16,7 @@ PROGRAM_FILE = "model.pt2"
 ARCHITECTURE_FILE = "architecture.json"
 HUGGINGFACE = "huggingface"
 _BINARY = "application/octet-stream"
+_KINDS = {CONFIG: "config", PREPROCESSOR: "preprocessor"}
 
 
 class ExportedFile(BaseModel):
@@ -70,7 +71,7 @@ def _list_companions(model: ModelInput) -> tuple[ExportedFile, ...]:
     return tuple(
         ExportedFile(
             name=name,
-            kind="config" if name == CONFIG else "tokenizer",
+            kind=_KINDS.get(name, "tokenizer"),
             media_type="application/json" if name.endswith(".json") else "text/plain",
         )
         for name in names

@@ -72,8 +72,19 @@ def run_program(path: Path, inputs: Inputs, folder: Path) -> Tensor:
     return torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32).reshape(shape)
 
 
-class _Text(nn.Module):
+class _Images(nn.Module):
     """Answers with a plain tensor: the classes of transformers are unknown where the program is loaded."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return compute_logits(self.model, images)
+
+
+class _Text(nn.Module):
+    """The same for a model that takes token ids."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -93,7 +104,8 @@ class _TypedText(_Text):
 
 def _trace(module: nn.Module, inputs: Inputs) -> ExportedProgram:
     if not isinstance(inputs, Mapping):
-        return torch.export.export(module, (inputs,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+        plain = module if isinstance(module(inputs), Tensor) else _Images(module)
+        return torch.export.export(plain, (inputs,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     wrapped = _TypedText(module) if "token_type_ids" in inputs else _Text(module)
     sizes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in inputs}
     return torch.export.export(wrapped, (), dict(inputs), dynamic_shapes=sizes, strict=False)

@@ -1,13 +1,14 @@
-"""Read models given as a Hugging Face folder: config.json, safetensors, tokenizer.json."""
+"""Read models given as a Hugging Face folder: config.json, safetensors, for text tokenizer.json."""
 
 import importlib
 import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,8 @@ from worker.models.tokenizer import TextTokenizer, read_tokenizer
 from worker.protocol import ModelInput
 
 if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
     from worker.models.huggingface.network import Blueprint
 
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -36,30 +39,28 @@ _HINT = (
 )
 
 
-@register("huggingface", summary="A folder of transformers: config.json, safetensors, tokenizer.json.")
+@register("huggingface", summary="A folder of transformers: config.json, safetensors; for text, a tokenizer.")
 def read_huggingface(model: ModelInput) -> LoadedModel:
     """Build the config's architecture, load the weights into it as float32, and read its tokenizer.
 
     Raises InvalidModel, UnknownArchitecture, InvalidHeader, ArchitectureMismatch or NonfiniteWeights.
     """
-    for role in (CONFIG, TOKENIZER):
-        if role not in model.files:
-            raise InvalidModel(f"a huggingface model has {role}; found: {', '.join(model.files)}")
+    _require(CONFIG, model)
     config = json.loads(model.files[CONFIG].read_bytes())
     blueprint = make_blueprint(config)
-    pad_id, eos_id = (_read_id(config.get(name)) for name in ("pad_token_id", "eos_token_id"))
-    tokenizer = read_tokenizer(
-        model.files[TOKENIZER], model.files.get(TOKENIZER_CONFIG), pad_id=pad_id, eos_id=eos_id
-    )
-    forms = _read_forms(model.weight_files)
+    tokenizer = None if blueprint.takes_images else _read_tokenizer(model, config)
+    in_file = _read_forms(model.weight_files)
     # Before there is memory for any weight: a config may ask for more than any machine has.
-    cut, shapes = config.get(CUT_FIELD), {name: form.shape for name, form in forms.items()}
     meta = blueprint.build_on_meta()
+    names_in_file = _list_names_in_file(meta, in_file)
+    own_names = {in_file: name for name, in_file in names_in_file.items()}
+    forms = {own_names.get(name, name): form for name, form in in_file.items()}
+    cut, shapes = config.get(CUT_FIELD), {name: form.shape for name, form in forms.items()}
     fit_module(meta, cut, shapes)
     _check_forms(meta, forms)
     module = blueprint.build_empty()
     fit_module(module, cut, shapes)
-    _load(module, model.weight_files)
+    _load(module, model.weight_files, own_names)
     network = blueprint.make_network(module, tokenizer)
     check_runs(network, cut)
     return LoadedModel(
@@ -67,16 +68,34 @@ def read_huggingface(model: ModelInput) -> LoadedModel:
         tuple(sorted(forms)),
         partial(_build_fresh, blueprint, tokenizer),
         _warn(forms),
+        names_in_file,
     )
 
 
 def make_blueprint(config: dict[str, object]) -> "Blueprint":
     """Check a config and prepare to build from it; transformers is imported here, by its first user."""
+    found: Blueprint = _network().Blueprint(config)
+    return found
+
+
+def _network() -> ModuleType:
     # Read when huggingface_hub is imported: nothing is ever fetched.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Imported late: it takes over a second, which jobs on other models must not pay.
-    found: Blueprint = importlib.import_module("worker.models.huggingface.network").Blueprint(config)
-    return found
+    return importlib.import_module("worker.models.huggingface.network")
+
+
+def _require(role: str, model: ModelInput) -> None:
+    if role not in model.files:
+        raise InvalidModel(f"a huggingface model has {role}; found: {', '.join(model.files)}")
+
+
+def _read_tokenizer(model: ModelInput, config: dict[str, object]) -> TextTokenizer:
+    _require(TOKENIZER, model)
+    pad_id, eos_id = (_read_id(config.get(name)) for name in ("pad_token_id", "eos_token_id"))
+    return read_tokenizer(
+        model.files[TOKENIZER], model.files.get(TOKENIZER_CONFIG), pad_id=pad_id, eos_id=eos_id
+    )
 
 
 def _read_id(value: object) -> int | None:
@@ -85,7 +104,7 @@ def _read_id(value: object) -> int | None:
     return first if isinstance(first, int) else None
 
 
-def _build_fresh(blueprint: "Blueprint", tokenizer: TextTokenizer) -> Network:
+def _build_fresh(blueprint: "Blueprint", tokenizer: TextTokenizer | None) -> Network:
     return blueprint.make_network(blueprint.build_fresh(), tokenizer)
 
 
@@ -102,6 +121,14 @@ def _read_forms(paths: Iterable[Path]) -> dict[str, TensorForm]:
         except SafetensorError as error:
             raise InvalidHeader(f"{path.name} cannot be read: {error}") from error
     return {name: form for name, form in forms.items() if not _CONSTANTS.fullmatch(name)}
+
+
+def _list_names_in_file(meta: "PreTrainedModel", found: Mapping[str, TensorForm]) -> dict[str, str]:
+    """Return what the files call tensors that the module calls something else: some families were renamed."""
+    if found.keys() <= meta.state_dict().keys():
+        return {}
+    saved = _network().list_saved_names(meta)
+    return {name: in_file for name, in_file in saved.items() if in_file in found}
 
 
 def _check_forms(meta: nn.Module, found: dict[str, TensorForm]) -> None:
@@ -127,14 +154,17 @@ def _list_tied(module: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
 
 
-def _load(module: nn.Module, paths: Iterable[Path]) -> None:
+def _load(module: nn.Module, paths: Iterable[Path], own_names: Mapping[str, str]) -> None:
     targets = module.state_dict(keep_vars=True)
     tied = _list_tied(module)
     written: set[str] = set()
     for path in paths:
         with safe_open(path, framework="pt") as file, torch.no_grad():
-            for name in sorted(set(file.keys()) & set(targets)):
-                tensor = file.get_tensor(name)
+            for in_file in sorted(file.keys()):
+                name = own_names.get(in_file, in_file)
+                if name not in targets:
+                    continue
+                tensor = file.get_tensor(in_file)
                 check_finite(name, tensor)
                 before = written.intersection(tied.get(name, ()))
                 if before and not torch.equal(targets[name], tensor.to(targets[name].dtype)):

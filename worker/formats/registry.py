@@ -1,7 +1,7 @@
 """Find the model formats: one file a format, a decorator on its reader, a scan over the folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from app.core.errors import UnsupportedFormat
 from worker.models.registry import Network
@@ -11,8 +11,10 @@ from worker.scan import import_modules
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with the uploaded weights, in evaluation mode on the CPU; `tensor_names` as in the file.
+    """A network with the uploaded weights, in evaluation mode on the CPU.
 
+    `tensor_names` are those of the network that the file has; `names_in_file` is what it calls them, where
+    that is something else.
     `build` gives the same architecture with fresh random weights, drawn from torch's global generator.
     `warnings` say what a user should know of how the file was read.
     """
@@ -21,6 +23,7 @@ class LoadedModel:
     tensor_names: tuple[str, ...]
     build: Callable[[], Network]
     warnings: tuple[str, ...] = ()
+    names_in_file: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _WHY_FIELD = f"{CUT_FIELD}_because"
 def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
     """Write the model under the upload's tensor names, what belongs to it, and its masks; measure them."""
     state = job.final_folder.read_tensors(STATE_NAME)
-    folder.write_tensors(MODEL_FILE, {name: state[name] for name in job.list_exported().values()})
+    folder.write_tensors(MODEL_FILE, job.select_exported(state))
     read_masks(job.final_folder).save(folder.path / MASKS_FILE)
     _write_architecture(job, folder)
     _write_companions(job, folder)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy
 import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from app.core.errors import Unavailable
 from app.core.states import Stage
@@ -125,12 +126,13 @@ class Job:
             return None
         return load_removal(self.folder(Stage.PRUNE).read_json(REMOVAL_NAME))
 
-    def list_exported(self) -> dict[str, str]:
-        """Return the name in the artifact of every tensor of the upload that is in it, by its name there."""
-        names = self.read_dense().tensor_names
-        if self.removal is None:
-            return {name: name for name in names}
-        return {name: now for name in names if (now := self.removal.rename(name)) is not None}
+    def select_exported(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those tensors of a final state that the upload has, under the names that they have there."""
+        loaded = self.read_dense()
+        removal = self.removal
+        renamed = (name if removal is None else removal.rename(name) for name in loaded.tensor_names)
+        names = [name for name in renamed if name is not None]
+        return {loaded.names_in_file.get(name, name): state[name] for name in names}
 
     @property
     def exported_model(self) -> ModelInput:

@@ -43,7 +43,7 @@ def _keep(job: Job, name: str, state: Mapping[str, Tensor]) -> None:
     artifacts = job.work / OUTPUT_FOLDER / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     path = artifacts / name
-    write_tensors(path, {tensor: state[tensor] for tensor in job.list_exported().values()})
+    write_tensors(path, job.select_exported(state))
     size = measure_file(path)
     kept = ReportArtifact(
         name=name,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from app.core.errors import InvalidModel, UnknownArchitecture
-from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX
+from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX, IMAGES_SUFFIX
 
 Config = dict[str, JsonValue]
 # What would make transformers fetch or run code, or read weights in another way than they lie in the file.
@@ -42,7 +42,11 @@ _LARGEST = {
     1024: ("n_head", "n_heads", "num_attention_heads", "num_key_value_heads", "type_vocab_size"),
     2**22: ("vocab_size", "max_position_embeddings", "n_positions"),
     100_000: ("num_labels",),
+    64: ("num_channels",),
+    8192: ("image_size", "patch_size"),
 }
+# Attention compares each patch with every other: those of an image of 1,024 by 16 are 4,096.
+_MOST_PATCHES = 4096
 _LAYER_COUNTS = ("n_layer", "n_layers", "num_hidden_layers")
 
 
@@ -58,6 +62,8 @@ def check_config(config: Config, *, tensors: int) -> tuple[str, str]:
             raise InvalidModel(f"{at} is {value}; at most {_MAX_INTEGER} makes sense")
     _check_sizes(config, tensors)
     _check_labels(config, found[1])
+    if found[1].endswith(IMAGES_SUFFIX):
+        _check_patches(config)
     return found
 
 
@@ -106,6 +112,19 @@ def _check_sizes(config: Config, tensors: int) -> None:
             raise InvalidModel(f"config.json asks for {layers} layers, the files hold {tensors} tensors")
 
 
+def _check_patches(config: Config) -> None:
+    image, patch = config.get("image_size"), config.get("patch_size")
+    if (
+        isinstance(image, int)
+        and isinstance(patch, int)
+        and (patches := (image // patch) ** 2) > _MOST_PATCHES
+    ):
+        raise InvalidModel(
+            f"config.json cuts images of {image} pixels into {patches} patches of {patch}; at most "
+            f"{_MOST_PATCHES} are taken"
+        )
+
+
 def _check_labels(config: Config, architecture: str) -> None:
     for name in ("id2label", "label2id"):
         value = config.get(name)
@@ -118,10 +137,10 @@ def _check_labels(config: Config, architecture: str) -> None:
     ids = config.get("id2label")
     if isinstance(ids, dict) and set(ids) != {str(i) for i in range(len(ids))}:
         raise InvalidModel(f"config.json has 'id2label' whose ids are not 0 to {len(ids) - 1}")
-    is_classifier = architecture.endswith(CLASSIFICATION_SUFFIX)
+    is_classifier = architecture.endswith((CLASSIFICATION_SUFFIX, IMAGES_SUFFIX))
     if is_classifier and config.get("problem_type") == "multi_label_classification":
         raise InvalidModel(
-            "config.json asks for several labels a text; one class, or one number, is supported"
+            "config.json asks for several labels a sample; one class, or one number, is supported"
         )
 
 

@@ -1,4 +1,4 @@
-"""Check the files of a Hugging Face model folder: config, safetensors with their index, tokenizer."""
+"""Check the files of a Hugging Face folder: config, safetensors with their index, for text a tokenizer."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.errors import DuplicateKeys, InvalidModel, InvalidUpload, PickleRefused
-from app.core.huggingface import CONFIG, INDEX, OPTIONAL, SHARD, TOKENIZER, WEIGHTS, is_taken
+from app.core.huggingface import (
+    CONFIG,
+    IMAGES_SUFFIX,
+    INDEX,
+    OPTIONAL,
+    SHARD,
+    TOKENIZER,
+    WEIGHTS,
+    is_taken,
+)
 from app.services.formats import safetensors
 from app.services.formats.hf_config import check_config
 from app.services.formats.json_file import read_object
@@ -35,7 +44,9 @@ def check_files(files: Mapping[str, Path]) -> CheckedModel:
     tensors = _read_tensors(files)
     config = read_object(files[CONFIG], CONFIG, max_bytes=_MAX_CONFIG_BYTES)
     model_type, architecture = check_config(config, tensors=len(tensors))
-    _check_tokenizer(files)
+    if not architecture.endswith(IMAGES_SUFFIX):
+        _check_tokenizer(files)
+    _check_others(files)
     return CheckedModel(model_type, architecture, sum(tensors.values()))
 
 
@@ -53,11 +64,6 @@ def _check_names(files: Mapping[str, Path]) -> None:
             )
     if CONFIG not in files:
         raise InvalidUpload(f"the upload lacks {CONFIG}; found: {', '.join(sorted(files))}")
-    if TOKENIZER not in files:
-        raise InvalidUpload(
-            f"the upload lacks {TOKENIZER}; get it with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-        )
     shards = [name for name in files if SHARD.fullmatch(name)]
     if (WEIGHTS in files) == bool(shards) or (INDEX in files) != bool(shards):
         raise InvalidUpload(
@@ -97,9 +103,17 @@ def _read_headers(files: Mapping[str, Path], name: str) -> tuple[safetensors.Ten
 
 
 def _check_tokenizer(files: Mapping[str, Path]) -> None:
+    if TOKENIZER not in files:
+        raise InvalidUpload(
+            f"the upload lacks {TOKENIZER}; get it with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+        )
     tokenizer = read_object(files[TOKENIZER], TOKENIZER, max_bytes=_MAX_TOKENIZER_BYTES)
     if not isinstance(tokenizer.get("model"), dict):
         raise InvalidModel(f"{TOKENIZER} has no object 'model': it is not a file of the tokenizers library")
+
+
+def _check_others(files: Mapping[str, Path]) -> None:
     for name in OPTIONAL:
         if name not in files:
             continue

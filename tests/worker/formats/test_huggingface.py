@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
 
 from app.core.errors import (
     ArchitectureMismatch,
@@ -18,12 +22,23 @@ from app.core.errors import (
     NonfiniteWeights,
     UnknownArchitecture,
 )
-from app.core.huggingface import ARCHITECTURES
-from tests.support.huggingface import make_bert_folder, make_folder, make_gpt2_folder, model_input
+from app.core.huggingface import ARCHITECTURES, IMAGES_SUFFIX
+from tests.support.huggingface import (
+    make_bert_folder,
+    make_folder,
+    make_gpt2_folder,
+    make_vit_folder,
+    model_input,
+)
 from worker.formats.registry import LoadedModel, read_model
-from worker.models.inputs import compute_logits
+from worker.models.inputs import ImageInput, compute_logits
 
-ALL = [(kind, name) for kind, names in ARCHITECTURES.items() for name in names]
+TEXTS = [
+    (kind, name)
+    for kind, names in ARCHITECTURES.items()
+    for name in names
+    if not name.endswith(IMAGES_SUFFIX)
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +68,7 @@ def edit_weights(folder: Path, change) -> None:
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize(("kind", "name"), ALL, ids=[name for _, name in ALL])
+@pytest.mark.parametrize(("kind", "name"), TEXTS, ids=[name for _, name in TEXTS])
 def test_each_architecture_answers_as_from_pretrained_does(tmp_path, kind, name):
     is_classifier = name.endswith("ForSequenceClassification")
     folder = make_folder(tmp_path / "model", kind, classes=3 if is_classifier else None)
@@ -70,7 +85,7 @@ def test_each_architecture_answers_as_from_pretrained_does(tmp_path, kind, name)
         assert torch.equal(compute_logits(network.module, inputs), theirs(**inputs).logits)
 
 
-@pytest.mark.parametrize(("kind", "name"), ALL, ids=[name for _, name in ALL])
+@pytest.mark.parametrize(("kind", "name"), TEXTS, ids=[name for _, name in TEXTS])
 def test_built_anew_it_has_the_same_form_and_other_weights(tmp_path, kind, name):
     loaded = read(make_folder(tmp_path / "model", kind, classes=None if "LM" in name else 2))
     torch.manual_seed(7)
@@ -84,6 +99,21 @@ def test_built_anew_it_has_the_same_form_and_other_weights(tmp_path, kind, name)
         loaded.network.tasks,
     )
     assert not fresh.module.training
+
+
+def test_a_model_of_images_answers_as_from_pretrained_does_under_the_names_of_the_file(tmp_path):
+    folder = make_vit_folder(tmp_path / "model", classes=7)
+    loaded = read(folder)
+    assert loaded.network.inputs == ImageInput((1, 8, 8))
+    assert (loaded.network.tasks, loaded.network.outputs) == (("image-classification",), 7)
+    named = {loaded.names_in_file.get(name, name) for name in loaded.tensor_names}
+    assert named == load_file(folder / "model.safetensors").keys()
+    theirs = AutoModelForImageClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    images = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(compute_logits(loaded.network.module, images), theirs(images).logits)
+    fresh = loaded.build()
+    assert (fresh.inputs, fresh.outputs, fresh.tokenizer) == (ImageInput((1, 8, 8)), 7, None)
 
 
 def test_one_output_is_a_number(tmp_path):

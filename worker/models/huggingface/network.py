@@ -8,22 +8,29 @@ from typing import Any
 import torch
 from pydantic import JsonValue
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from app.core.errors import ExportMismatch, InvalidModel, UnknownArchitecture
-from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX
+from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX, IMAGES_SUFFIX
 from worker.models.inputs import TextInput
-from worker.models.registry import Network
+from worker.models.registry import Network, image_network
 from worker.models.tokenizer import TextTokenizer
 from worker.numerics import is_out_of_memory
 
 Config = Mapping[str, JsonValue]
 # Written by older versions; the config's class turns them into its own fields.
 _OLD_FIELDS = ("num_labels", "rope_scaling", "rope_theta")
+# Read from a config where it is there, though its class does not declare it.
+_UNDECLARED = {"vit": ("head_dim",)}
 # Explicit matrix products: deterministic, and every multiply-accumulate is seen when they are counted.
 _ATTENTION = "eager"
 _PASSED = ("input_ids", "attention_mask", "token_type_ids")
@@ -44,8 +51,9 @@ class Blueprint:
                 f"the model type {model_type!r} with the architectures {architectures!r} is not supported"
             )
         self.architecture = str(architectures[0])
+        self.takes_images = self.architecture.endswith(IMAGES_SUFFIX)
         self._is_classifier = self.architecture.endswith(CLASSIFICATION_SUFFIX)
-        self._auto = AutoModelForSequenceClassification if self._is_classifier else AutoModelForCausalLM
+        self._auto = _choose_auto(self.architecture)
         self._config = _guarded(lambda: _make_config(str(model_type), config))
 
     def build_on_meta(self) -> PreTrainedModel:
@@ -65,12 +73,15 @@ class Blueprint:
         """Build the module with random weights, as transformers initialises them."""
         return self._build()
 
-    def make_network(self, module: PreTrainedModel, tokenizer: TextTokenizer) -> Network:
-        """Say what a module takes and serves; it comes back in evaluation mode.
+    def make_network(self, module: PreTrainedModel, tokenizer: TextTokenizer | None) -> Network:
+        """Say what a module takes and serves; it comes back in evaluation mode. Images need no tokenizer.
 
         Raises InvalidModel where no text could be given to it.
         """
         config = module.config
+        if tokenizer is None:
+            size = config.image_size
+            return image_network(module.eval(), (config.num_channels, size, size), config.num_labels)
         # A classifier over the last token needs to know which tokens are padding.
         config.pad_token_id = tokenizer.pad_id
         module.eval()
@@ -122,10 +133,30 @@ class Blueprint:
         return module
 
 
+def list_saved_names(module: PreTrainedModel) -> dict[str, str]:
+    """Return what save_pretrained calls each tensor in a file, where the module calls it something else."""
+    saved = {}
+    for name, tensor in module.state_dict().items():
+        # One at a time: which name came of which is not said.
+        (in_file,) = revert_weight_conversion(module, {name: tensor})
+        if in_file != name:
+            saved[name] = in_file
+    return saved
+
+
+def _choose_auto(architecture: str) -> Any:  # Any: an Auto class; transformers is skipped by the type checker
+    if architecture.endswith(IMAGES_SUFFIX):
+        return AutoModelForImageClassification
+    if architecture.endswith(CLASSIFICATION_SUFFIX):
+        return AutoModelForSequenceClassification
+    return AutoModelForCausalLM
+
+
 def _make_config(model_type: str, config: Config) -> PreTrainedConfig:
     """Make the config of what its class declares; whatever else the file holds decides nothing."""
     cls = CONFIG_MAPPING[model_type]
-    known = {*cls.__dataclass_fields__, *cls.attribute_map, *_OLD_FIELDS} - {"dtype", "transformers_version"}
+    known = {*cls.__dataclass_fields__, *cls.attribute_map, *_OLD_FIELDS, *_UNDECLARED.get(model_type, ())}
+    known -= {"dtype", "transformers_version"}
     given = {name: deepcopy(value) for name, value in config.items() if name in known}
     made = cls.from_dict(given)
     made.dtype = torch.float32

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -17,11 +18,21 @@ from app.core.errors import (
     TruncatedFile,
     UnknownArchitecture,
 )
-from app.core.huggingface import ARCHITECTURES
+from app.core.huggingface import ARCHITECTURES, IMAGES_SUFFIX
 from app.services.formats.huggingface import CheckedModel, check_files
-from tests.support.huggingface import make_bert_folder, make_folder, make_gpt2_folder
+from tests.support.huggingface import (
+    make_bert_folder,
+    make_folder,
+    make_gpt2_folder,
+    make_vit_folder,
+)
 
-ALL = [(kind, name) for kind, names in ARCHITECTURES.items() for name in names]
+TEXTS = [
+    (kind, name)
+    for kind, names in ARCHITECTURES.items()
+    for name in names
+    if not name.endswith(IMAGES_SUFFIX)
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +56,34 @@ def edit(folder: Path, name: str = "config.json", **changes) -> None:
     path.write_text(json.dumps({key: value for key, value in given.items() if value is not ...}))
 
 
-@pytest.mark.parametrize(("kind", "name"), ALL, ids=[name for _, name in ALL])
+@pytest.mark.parametrize(("kind", "name"), TEXTS, ids=[name for _, name in TEXTS])
 def test_what_transformers_saves_is_taken(tmp_path, kind, name):
     classes = 3 if name.endswith("ForSequenceClassification") else None
     found = check(make_folder(tmp_path / "model", kind, classes=classes))
     assert (found.model_type, found.architecture) == (kind, name)
     assert found.elements > 10_000
+
+
+def test_a_model_of_images_needs_no_tokenizer(tmp_path):
+    found = check(make_vit_folder(tmp_path / "model"))
+    assert (found.model_type, found.architecture) == ("vit", "ViTForImageClassification")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image_size": 2048, "patch_size": 8}, "65536 patches of 8; at most 4096"),
+        ({"image_size": [8, 8]}, "'image_size': expected an integer from 1 to 8192, found [8, 8]"),
+        ({"patch_size": 0}, "'patch_size': expected an integer from 1 to 8192, found 0"),
+        ({"num_channels": 1000}, "'num_channels': expected an integer from 1 to 64"),
+        ({"problem_type": "multi_label_classification"}, "several labels a sample"),
+    ],
+)
+def test_a_config_of_images_that_makes_no_sense_is_refused_by_field(tmp_path, changes, says):
+    folder = make_vit_folder(tmp_path / "model")
+    edit(folder, **changes)
+    with pytest.raises(InvalidModel, match=re.escape(says)):
+        check(folder)
 
 
 def test_shards_with_their_index_are_taken(tmp_path):
