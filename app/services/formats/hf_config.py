@@ -47,6 +47,8 @@ _LARGEST = {
 }
 # Attention compares each patch with every other: those of an image of 1,024 by 16 are 4,096.
 _MOST_PATCHES = 4096
+# What a ViT has by default.
+_PATCHES: dict[str, JsonValue] = {"image_size": 224, "patch_size": 16}
 _LAYER_COUNTS = ("n_layer", "n_layers", "num_hidden_layers")
 
 
@@ -113,14 +115,14 @@ def _check_sizes(config: Config, tensors: int) -> None:
 
 
 def _check_patches(config: Config) -> None:
-    image, patch = config.get("image_size"), config.get("patch_size")
-    if (
-        isinstance(image, int)
-        and isinstance(patch, int)
-        and (patches := (image // patch) ** 2) > _MOST_PATCHES
-    ):
+    image, patch = (config.get(name, default) for name, default in _PATCHES.items())
+    if not isinstance(image, int) or not isinstance(patch, int):
+        found = ", ".join(f"{name} {_show(config.get(name))}" for name in _PATCHES)
+        raise InvalidModel(f"config.json: expected integers, found {found}")
+    patches = (image // patch) ** 2
+    if not 1 <= patches <= _MOST_PATCHES:
         raise InvalidModel(
-            f"config.json cuts images of {image} pixels into {patches} patches of {patch}; at most "
+            f"config.json cuts images of {image} pixels into {patches} patches of {patch}; from 1 to "
             f"{_MOST_PATCHES} are taken"
         )
 

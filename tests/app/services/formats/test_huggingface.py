@@ -72,7 +72,10 @@ def test_a_model_of_images_needs_no_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"image_size": 2048, "patch_size": 8}, "65536 patches of 8; at most 4096"),
+        ({"image_size": 2048, "patch_size": 8}, "65536 patches of 8; from 1 to 4096 are"),
+        ({"image_size": 4, "patch_size": 8}, "0 patches of 8; from 1 to 4096 are"),
+        ({"image_size": ..., "patch_size": 1}, "50176 patches of 1; from 1 to 4096 are"),
+        ({"image_size": None}, "expected integers, found image_size None"),
         ({"image_size": [8, 8]}, "'image_size': expected an integer from 1 to 8192, found [8, 8]"),
         ({"patch_size": 0}, "'patch_size': expected an integer from 1 to 8192, found 0"),
         ({"num_channels": 1000}, "'num_channels': expected an integer from 1 to 64"),
