@@ -47,9 +47,10 @@ class Workbench:
         attempts = self.http.get(f"/v1/jobs/{job_id}/attempts").json()["data"]
         return [attempt["ended"] for attempt in attempts]
 
-    def wait_for_event(self, job_id: str, event: str, *, stage: str | None = None) -> None:
+    def wait_for_event(self, job_id: str, event: str, *, stage: str | None = None, times: int = 1) -> None:
         def happened() -> bool:
-            return any(e["type"] == event and stage in (None, e["stage"]) for e in self.events(job_id))
+            found = [e for e in self.events(job_id) if e["type"] == event and stage in (None, e["stage"])]
+            return len(found) >= times
 
         wait_for(happened, f"{event} of {job_id}")
 

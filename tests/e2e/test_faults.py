@@ -70,7 +70,7 @@ def test_a_worker_that_sleeps_through_its_lease_finds_itself_fenced(scaled_bench
     sleeper.send_signal(signal.SIGSTOP)
     try:
         scaled_bench.service.start_one("worker")
-        wait_for(lambda: scaled_bench.job(job_id)["attempt"] == 2, "the second worker to take over")
+        scaled_bench.wait_for_event(job_id, "attempt.started", times=2)
     finally:
         sleeper.send_signal(signal.SIGCONT)
     job = scaled_bench.finish(job_id)

@@ -22,7 +22,7 @@ def test_every_line_about_a_job_names_it_and_its_attempt(scaled_bench):
     scaled_bench.wait_for_event(job_id, "stage.started", stage="finetune")
     scaled_bench.service.kill_runner()
     scaled_bench.wait_for_event(job_id, "attempt.ended")
-    wait_for(lambda: scaled_bench.job(job_id)["attempt"] == 2, "the second attempt")
+    scaled_bench.wait_for_event(job_id, "attempt.started", times=2)
     scaled_bench.http.post(f"/v1/jobs/{job_id}/cancel", headers={"Request-Id": "ci-42"})
     scaled_bench.finish(job_id)
     about = [line for line in lines(scaled_bench, "worker") if line["logger"].startswith("worker.")]

@@ -104,7 +104,7 @@ class _TypedText(_Text):
 
 def _trace(module: nn.Module, inputs: Inputs) -> ExportedProgram:
     if not isinstance(inputs, Mapping):
-        plain = module if isinstance(module(inputs), Tensor) else _Images(module)
+        plain = _Images(module) if type(module).__module__.startswith("transformers.") else module
         return torch.export.export(plain, (inputs,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
     wrapped = _TypedText(module) if "token_type_ids" in inputs else _Text(module)
     sizes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in inputs}
