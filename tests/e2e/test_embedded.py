@@ -92,7 +92,8 @@ def test_a_job_ends_although_its_worker_is_killed_and_everything_stops_on_sigter
     assert set(children) == {"valkey", "api", "relay", "worker"}
     job = run_small_job(url, tmp_path, on_running=lambda: children["worker"].kill())
     assert job["status"] == "succeeded"
-    assert job["attempt"] == 2
+    attempts = httpx.get(f"{url}/v1/jobs/{job['id']}/attempts").json()["data"]
+    assert [one["ended"] for one in attempts] == ["succeeded", "lost"]
     everything = psutil.Process(one.process.pid).children(recursive=True)
     one.process.terminate()
     assert one.process.wait(60) == 0
