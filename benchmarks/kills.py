@@ -16,7 +16,7 @@ from rich.table import Table
 from app.core.spec import JobSpec
 from benchmarks.digits import ARCHITECTURE, load_splits, save_split, train_dense
 from worker.measure.size import digest_file
-from worker.process import RunnerProcess
+from worker.process import RunnerProcess, make_starter
 from worker.protocol import (
     INPUT_NAME,
     OUTPUT_FOLDER,
@@ -43,6 +43,7 @@ SPEC = {
     "evaluation": {"latency": None},
     "resources": {"checkpoint_s": CHECKPOINT_S},
 }
+_STARTER = make_starter("worker.runner", threads=1)
 
 
 @dataclass
@@ -133,7 +134,7 @@ def _make_work(name: str, given: RunnerInput) -> Path:
 def _attempt(work: Path, *, kill_after_s: float | None = None) -> Attempt:
     """Run the job in a process until it ends, or until it is killed."""
     attempt, started_s = Attempt(), time.monotonic()
-    process = RunnerProcess(work, threads=1)
+    process = RunnerProcess(work, _STARTER)
     try:
         while not process.is_done():
             attempt.elapsed_s = time.monotonic() - started_s

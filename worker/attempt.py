@@ -106,7 +106,7 @@ class Attempt:
         """Make the folder ready, with all that the runner reads; raises _Interrupted."""
         self._work.mkdir(parents=True, exist_ok=True)
         # Before anything is read from the folder: a runner that was left behind may still write there.
-        end_predecessor(self._work, self._settings.runner_module)
+        end_predecessor(self._work)
         shutil.rmtree(self._work / OUTPUT_FOLDER, ignore_errors=True)
         (self._work / CANCELLED_NAME).unlink(missing_ok=True)
         warnings = prepare_folder(
@@ -133,9 +133,7 @@ class Attempt:
 
     def _run_process(self, runner_input: RunnerInput) -> bool:
         gpu = self._slot.gpu if runner_input.device == "cuda" else None
-        process = RunnerProcess(
-            self._work, threads=runner_input.threads, gpu=gpu, module=self._settings.runner_module
-        )
+        process = RunnerProcess(self._work, self._context.starters[gpu])
         keeper = CheckpointKeeper(self._context, self._lease, self._work, version=self._context.version)
         self._heartbeat.guard(process.kill)
         try:

@@ -1,6 +1,7 @@
 """What every task of a worker needs, made once when the worker starts."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.core.blobs import Blobs, open_blobs
@@ -8,7 +9,9 @@ from app.core.config import Device, Settings
 from app.core.db import Sessions, make_engine, make_sessions
 from app.core.job_writes import name_owner
 from worker.draining import Draining
+from worker.forks.client import Starter
 from worker.input_cache import InputCache
+from worker.process import make_starter
 from worker.schema_watch import SchemaWatch
 from worker.slots import Slots, list_devices, make_slots
 from worker.version import code_version
@@ -16,7 +19,10 @@ from worker.version import code_version
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """`slots` bounds the jobs that run at once; `draining` is set when the worker must give them back."""
+    """`slots` bounds the jobs that run at once; `draining` is set when the worker must give them back.
+
+    `starters` start runners on a GPU by its index, and on the CPU by None.
+    """
 
     settings: Settings
     sessions: Sessions
@@ -25,6 +31,7 @@ class WorkerContext:
     owner: str
     reading_sessions: Sessions
     slots: Slots
+    starters: Mapping[int | None, Starter]
     devices: tuple[Device, ...]
     version: str
     schema: SchemaWatch
@@ -43,7 +50,14 @@ def make_context(settings: Settings) -> WorkerContext:
         inputs=InputCache(store, settings.cache_dir, max_bytes=settings.worker_cache_bytes),
         owner=name_owner(os.getpid()),
         slots=make_slots(settings),
+        starters=_make_starters(settings),
         devices=list_devices(settings),
         version=code_version(),
         schema=SchemaWatch(sessions),
     )
+
+
+def _make_starters(settings: Settings) -> dict[int | None, Starter]:
+    gpus = settings.worker_gpus if settings.worker_device == "cuda" else ()
+    module, threads = settings.runner_module, settings.runner_threads
+    return {gpu: make_starter(module, threads=threads, gpu=gpu) for gpu in (None, *gpus)}

@@ -1,6 +1,7 @@
 """Start a runner in a process group of its own, read its messages, end it with its children."""
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -9,39 +10,42 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import psutil
 from pydantic import ValidationError
 
+from worker.forks.client import Spawner, Starter, spawn_server
 from worker.protocol import MESSAGE, RunnerMessage
 
 LOG_NAME = "runner.log"
 PID_NAME = "runner.pid"
 _MAX_LINE_BYTES = 1 << 20
 _LOG_TAIL_BYTES = 4096
+# The clock may be set between two looks at when a process began.
+_CLOCK_SLACK_S = 1.0
 
 
 class RunnerProcess:
-    """One `python -m worker.runner WORK`; its stdin stays open for as long as its supervisor lives."""
+    """One runner in a folder; its stdin stays open for as long as its supervisor lives."""
 
-    def __init__(
-        self, work: Path, *, threads: int, gpu: int | None = None, module: str = "worker.runner"
-    ) -> None:
+    def __init__(self, work: Path, starter: Starter) -> None:
         self._work = work
-        end_predecessor(work, module)
+        end_predecessor(work)
         self._messages: queue.SimpleQueue[RunnerMessage] = queue.SimpleQueue()
-        with (work / LOG_NAME).open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(work)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=runner_environment(threads=threads, gpu=gpu),
-                start_new_session=True,
-            )
-        (work / PID_NAME).write_text(str(self._process.pid))
-        self._reader = threading.Thread(target=self._read, name=f"read-{self._process.pid}", daemon=True)
+        (stdin, lifeline), (messages, stdout) = os.pipe(), os.pipe()
+        self._lifeline, self._stdout = os.fdopen(lifeline, "wb"), os.fdopen(messages, "rb")
+        try:
+            with (work / LOG_NAME).open("ab") as log:
+                self._process = starter.start([str(work)], stdin=stdin, stdout=stdout, stderr=log.fileno())
+        except BaseException:
+            self._lifeline.close()
+            self._stdout.close()
+            raise
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+        (work / PID_NAME).write_text(json.dumps(_identify(self.pid)))
+        self._reader = threading.Thread(target=self._read, name=f"read-{self.pid}", daemon=True)
         self._reader.start()
 
     @property
@@ -91,33 +95,50 @@ class RunnerProcess:
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._lifeline.close()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
-        stream: IO[bytes] | None = self._process.stdout
-        assert stream is not None
-        while line := stream.readline(_MAX_LINE_BYTES):
-            try:
-                self._messages.put(MESSAGE.validate_json(line))
-            except ValidationError:
-                # A runner that speaks nonsense is a crashed runner.
-                self._signal(signal.SIGKILL)
-                return
+        with self._stdout:
+            while line := self._stdout.readline(_MAX_LINE_BYTES):
+                try:
+                    self._messages.put(MESSAGE.validate_json(line))
+                except ValidationError:
+                    # A runner that speaks nonsense is a crashed runner.
+                    self._signal(signal.SIGKILL)
+                    return
 
 
-def end_predecessor(work: Path, module: str = "worker.runner") -> None:
+def end_predecessor(work: Path) -> None:
     """Kill a runner that an earlier supervisor left in this folder: one that sleeps cannot do it itself."""
-    with contextlib.suppress(FileNotFoundError, ValueError, psutil.Error, ProcessLookupError):
-        pid = int((work / PID_NAME).read_text())
-        # Process ids are used again: only a process that names this very folder is that runner.
-        if psutil.Process(pid).cmdline()[-2:] == [module, str(work)]:
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, psutil.Error, ProcessLookupError):
+        pid, began_s = json.loads((work / PID_NAME).read_bytes())
+        # Process ids are used again: only one that began when it did is that runner.
+        if abs(psutil.Process(pid).create_time() - began_s) < _CLOCK_SLACK_S:
             os.killpg(pid, signal.SIGKILL)
+
+
+def _identify(pid: int) -> tuple[int, float]:
+    """Name a process by its id and when it began (s since 1970); one that has ended already, by no time."""
+    try:
+        return pid, psutil.Process(pid).create_time()
+    except psutil.Error:
+        return pid, 0.0
+
+
+def make_starter(module: str, *, threads: int, gpu: int | None = None) -> Starter:
+    """Return what starts runners: by fork where that is sound.
+
+    CUDA is not to be had in a process that was forked from one that has touched it, and the system has to
+    tell when a process that is not our child has ended.
+    """
+    environment = runner_environment(threads=threads, gpu=gpu)
+    if gpu is None and sys.platform == "linux":
+        return spawn_server(module, environment)
+    return Spawner(module, environment)
 
 
 def runner_environment(*, threads: int, gpu: int | None) -> dict[str, str]:
@@ -127,6 +148,8 @@ def runner_environment(*, threads: int, gpu: int | None) -> dict[str, str]:
     return kept | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        # numpy's products are none of ours; its threads begin when it is imported, and forks want none.
+        "OPENBLAS_NUM_THREADS": "1",
         # Its own GPU and no other; none for a job on the CPU, which must not hold memory of one.
         "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
     }

@@ -15,7 +15,9 @@ from pydantic import TypeAdapter
 from app.core.logs import add_log_fields, configure_logging
 from worker.channel import Channel, open_channel
 from worker.device import require_device
+from worker.export.reload import CLEAN_MODULE
 from worker.failure import describe_failure
+from worker.forks.client import Spawner, Starter, fork_server
 from worker.lifeline import watch_stdin
 from worker.lock import hold_folder
 from worker.numerics import make_deterministic
@@ -39,13 +41,15 @@ def main(arguments: list[str]) -> int:
     """
     # The system's own handler ends the process at once, inside of a long operation too.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Before there is a second thread, and before anything of the job is seen.
+    clean = fork_server(CLEAN_MODULE) if sys.platform == "linux" else Spawner(CLEAN_MODULE, leads=False)
     configure_logging("runner")
     channel = open_channel()
     watch_stdin()
     try:
         work = Path(arguments[0])
         with hold_folder(work, wait_s=_LOCK_WAIT_S):
-            _run(work, channel)
+            _run(work, channel, clean)
     except Stopped:
         return _STOPPED
     except Exception as error:  # the one place that turns errors into a failed run
@@ -55,7 +59,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _run(work: Path, channel: Channel) -> None:
+def _run(work: Path, channel: Channel, clean: Starter) -> None:
     given = _INPUT.validate_json((work / INPUT_NAME).read_bytes())
     make_deterministic(threads=given.threads)
     match given:
@@ -66,7 +70,7 @@ def _run(work: Path, channel: Channel) -> None:
         case RunnerInput():
             add_log_fields(job_id=given.job_id, attempt=given.attempt)
             require_device(given.device)
-            job = Job(work, given)
+            job = Job(work, given, clean=clean)
             _log.info("run begins", extra={"device": given.device, "threads": given.threads})
             run_stages(job, channel.send)
             publish(job)

@@ -24,6 +24,7 @@ from app.core import schema
 from app.core.config import Settings
 from app.core.db import make_engine
 from app.embedded import environment
+from tests.support.runners import find_runners
 from tests.support.service import wait_for
 
 LIGHT_RUNNER = "tests.chaos.light_runner"
@@ -107,7 +108,7 @@ class Cluster:
 
     def runners(self) -> list[psutil.Process]:
         """Return the live runner processes, wherever in the process tree they are."""
-        return [p for p in _processes() if self._is_runner(p)]
+        return [process for process, _ in find_runners(self.settings.work_dir)]
 
     def broker(self) -> redis.Redis:
         """Return a client for Valkey's socket."""
@@ -151,15 +152,6 @@ class Cluster:
             for member in self.members:
                 if not member.is_held and not member.is_alive:
                     member.spawn()
-
-    def _is_runner(self, process: psutil.Process) -> bool:
-        with contextlib.suppress(psutil.Error):
-            line = process.cmdline()
-            is_ours = any(word.startswith(str(self.folder)) for word in line)
-            return (
-                is_ours and self.settings.runner_module in line and process.status() != psutil.STATUS_ZOMBIE
-            )
-        return False
 
 
 class ScaledCluster(Cluster):

@@ -10,6 +10,7 @@ import psutil
 
 from tests.chaos.faults import fault
 from tests.chaos.site import Site
+from tests.support.runners import FORK_SERVER
 
 # Long enough to be taken over and for the new owner to get far: several leases.
 _ZOMBIE_LEASES = 3.0
@@ -36,6 +37,16 @@ def kill_worker(site: Site, rng: random.Random) -> str | None:
 @fault("F5", weight=1)
 def kill_worker_and_runner(site: Site, rng: random.Random) -> str | None:
     return _kill_worker(site, rng, with_runners=True)
+
+
+@fault("F31", weight=2)
+def kill_fork_server(site: Site, rng: random.Random) -> str | None:
+    """What it forked goes on; the next runner of that worker has a new one."""
+    servers = [server for worker in site.cluster.find("worker") for server in _fork_servers(worker)]
+    if not servers:
+        return None
+    server = rng.choice(servers)
+    return f"fork server {server.pid}" if _kill(server) else None
 
 
 @fault("F1", "F2", weight=3)
@@ -152,7 +163,9 @@ def _limit(site: Site, rng: random.Random, role: str, what: int, *, limit: int) 
     for_s = rng.uniform(0.5, 2.0)
     with contextlib.suppress(psutil.Error):
         before = process.rlimit(what)
-        process.rlimit(what, (limit, before[1]))
+        # What is forked has the limits of its server.
+        for each in (process, *_fork_servers(process)):
+            each.rlimit(what, (limit, before[1]))
         time.sleep(for_s)
         for each in (process, *_children(process)):
             with contextlib.suppress(psutil.Error):
@@ -164,6 +177,12 @@ def _limit(site: Site, rng: random.Random, role: str, what: int, *, limit: int) 
 def _children(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         return process.children(recursive=True)
+    return []
+
+
+def _fork_servers(worker: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return [child for child in worker.children() if child.name() == FORK_SERVER]
     return []
 
 

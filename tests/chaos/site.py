@@ -1,6 +1,5 @@
 """What a fault may reach: the cluster, its database server, and the record of what it killed."""
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from app.core.tables import Job
 from tests.chaos.cluster import Cluster
 from tests.chaos.hooks import Hooks
 from tests.support.postgres import PostgresServer
+from tests.support.runners import find_folder
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,8 @@ class Site:
 
     def job_of(self, runner: psutil.Process) -> str | None:
         """Return the job whose work folder a runner was given; None for one that checks a model."""
-        # A process that has just died has no command line left.
-        with contextlib.suppress(psutil.Error, IndexError):
-            name = Path(runner.cmdline()[-1]).name
-            return name if name.startswith("job_") else None
-        return None
+        folder = find_folder(runner)
+        return folder.name if folder is not None and folder.name.startswith("job_") else None
 
     def job_runners(self) -> list[psutil.Process]:
         """Return the runners that run a job, in the order of their jobs."""

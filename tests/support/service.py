@@ -18,6 +18,7 @@ from app.core import schema
 from app.core.config import Settings
 from app.core.db import make_engine
 from app.embedded import environment
+from tests.support.runners import find_runners
 
 _COMMANDS = {
     "api": [sys.executable, "-m", "app.cli", "api"],
@@ -85,17 +86,7 @@ class Service:
 
     def runners(self) -> list[psutil.Process]:
         """Return the live runner processes of this service, wherever in the process tree they are."""
-        work = str(self.settings.work_dir)
-        found = []
-        for process in psutil.process_iter():
-            try:
-                line = process.cmdline()
-                is_runner = "worker.runner" in line and any(word.startswith(work) for word in line)
-                if is_runner and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return [process for process, _ in find_runners(self.settings.work_dir)]
 
     def kill_runner(self, *, within_s: float = 60.0) -> None:
         """Wait for a runner and SIGKILL it."""

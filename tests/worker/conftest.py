@@ -2,6 +2,8 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,13 +16,38 @@ from app.core.tables import Dataset, Model
 from benchmarks.digits import load_splits, save_split
 from tests.support import digits
 from worker.context import WorkerContext, make_context
+from worker.forks.client import ForkServer, Starter
+from worker.process import make_starter
+
+# One server for the runners of all tests: an interpreter of its own for each takes seconds.
+_RUNNERS = make_starter("worker.runner", threads=1)
+SCRIPTED = "scripted_runner"
+_SCRIPTED_CODE = """
+import runpy, sys
+
+def main(arguments):
+    runpy.run_path({script!r})
+    return 0
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runners() -> Iterator[None]:
+    yield
+    _end(_RUNNERS)
 
 
 @pytest.fixture
 def context(tmp_path) -> WorkerContext:
-    settings = Settings(data_dir=tmp_path / "data", beat_s=0.2, kill_grace_s=1.0)
+    return migrate_and_make_context(Settings(data_dir=tmp_path / "data", beat_s=0.2, kill_grace_s=1.0))
+
+
+def migrate_and_make_context(settings: Settings) -> WorkerContext:
     schema.upgrade(make_engine(settings.database_url))
-    return make_context(settings)
+    return replace(make_context(settings), starters={None: _RUNNERS})
 
 
 def add_model(context: WorkerContext, data: bytes, architecture: dict = digits.ARCHITECTURE) -> str:
@@ -91,14 +118,22 @@ def submit(context, dataset_id):
 
 
 @pytest.fixture
-def write_runner(monkeypatch, tmp_path):
-    """Return a function that makes a script the runner: a package named worker, first on its path alone."""
-    package = tmp_path / "script" / "worker"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.chdir(tmp_path)
-    return (package / "runner.py").write_text
+def write_runner(context, monkeypatch, tmp_path):
+    """Return a function that makes a script what the context's runners run."""
+    folder = tmp_path / "scripted"
+    folder.mkdir()
+    script = folder / "script.py"
+    (folder / f"{SCRIPTED}.py").write_text(_SCRIPTED_CODE.format(script=str(script)))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    starter = make_starter(SCRIPTED, threads=1)
+    monkeypatch.setitem(context.starters, None, starter)
+    yield script.write_text
+    _end(starter)
+
+
+def _end(starter: Starter) -> None:
+    if isinstance(starter, ForkServer):
+        starter.close()
 
 
 @pytest.fixture

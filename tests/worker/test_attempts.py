@@ -10,7 +10,7 @@ from app.core.errors import Blame, FolderBusy, OutOfMemory, StorageFull, Unavail
 from app.core.job_returns import MAX_SETBACKS
 from app.core.tables import Job, JobAttempt
 from tests.support import digits
-from tests.worker.conftest import add_model
+from tests.worker.conftest import SCRIPTED, add_model
 from worker.context import make_context
 from worker.protocol import Failed, MemoryRanOut
 from worker.slots import make_slots
@@ -119,8 +119,8 @@ def test_the_time_of_all_attempts_counts(run_script):
 
 
 def test_a_worker_with_gpus_shows_each_job_its_own_alone(run_script, context, tmp_path):
-    settings = Settings(data_dir=context.settings.data_dir, beat_s=0.2, worker_device="cuda", worker_gpus=[3])
-    with_gpu = make_context(settings)
+    gpu = {"worker_device": "cuda", "worker_gpus": [3], "runner_module": SCRIPTED}
+    with_gpu = make_context(Settings(data_dir=context.settings.data_dir, beat_s=0.2, **gpu))
     seen = tmp_path / "seen.json"
     spy = f"import json, os\njson.dump(os.environ['CUDA_VISIBLE_DEVICES'], open({str(seen)!r}, 'w'))\n"
     _, attempt = run_script(spy, given=with_gpu, device="cuda", max_attempts=1)

@@ -10,8 +10,8 @@ from app.core import garbage, job_requests
 from app.core.tables import Artifact, Job, JobAttempt, JobCheckpoint
 from tests.support import digits
 from tests.support.service import wait_for
-from tests.worker.conftest import add_model
-from worker.context import WorkerContext, make_context
+from tests.worker.conftest import add_model, migrate_and_make_context
+from worker.context import WorkerContext
 from worker.supervisor import run_waiting_jobs
 
 EPOCHS = 8
@@ -23,7 +23,7 @@ NEVER = {"checkpoint_s": 3600.0}
 def other_worker(context, tmp_path) -> WorkerContext:
     """A worker on another machine: the same database and store, and an empty disk."""
     settings = context.settings.model_copy(update={"data_dir": tmp_path / "other"})
-    return make_context(settings)
+    return migrate_and_make_context(settings)
 
 
 def read(context, job_id) -> Job:

@@ -5,15 +5,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.core import job_requests, schema
+from app.core import job_requests
 from app.core.config import Settings
-from app.core.db import make_engine
 from app.core.job_returns import MAX_SETBACKS
 from app.core.tables import Dataset, Job, JobAttempt, Model
 from tests.support import digits
 from tests.support.service import wait_for
-from tests.worker.conftest import add_model
-from worker.context import make_context
+from tests.worker.conftest import add_model, migrate_and_make_context
 from worker.model_check import check_hinted_model
 from worker.process import PID_NAME
 from worker.supervisor import run_waiting_jobs
@@ -23,8 +21,7 @@ from worker.supervisor import run_waiting_jobs
 def context(tmp_path, s3):
     """A worker whose inputs come from a bucket."""
     settings = Settings(data_dir=tmp_path / "data", beat_s=0.2, kill_grace_s=1.0, **s3.settings())
-    schema.upgrade(make_engine(settings.database_url))
-    return make_context(settings)
+    return migrate_and_make_context(settings)
 
 
 @contextmanager

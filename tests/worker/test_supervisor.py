@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from safetensors.torch import load, load_file
 from sqlalchemy import func, select
 
@@ -9,7 +10,9 @@ from app.core import job_requests
 from app.core.tables import Artifact, Job, JobLayer, JobMask, JobReport
 from tests.support import digits
 from tests.support.service import wait_for
-from tests.worker.conftest import add_model
+from tests.worker.conftest import SCRIPTED, add_model
+from worker.forks.client import ForkServer, Spawner
+from worker.process import make_starter
 from worker.supervisor import run_waiting_jobs
 
 
@@ -82,31 +85,27 @@ def test_a_hint_is_dropped_while_every_slot_is_taken(context, submit):
     assert read(context, job_id).status == "queued"
 
 
-def test_a_runner_that_speaks_nonsense_is_a_crash(context, submit, monkeypatch, tmp_path):
-    # A package named worker, first on the path of the runner alone, stands for a broken installation.
-    broken = tmp_path / "broken" / "worker"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").touch()
-    (broken / "runner.py").write_text("print('hello')\nimport time\ntime.sleep(60)\n")
-    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
-    monkeypatch.chdir(tmp_path)
+def test_a_runner_that_speaks_nonsense_is_a_crash(context, submit, write_runner):
+    write_runner("print('hello', flush=True)\nimport time\ntime.sleep(60)\n")
     job_id = submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1})
     run_waiting_jobs(context)
     assert read(context, job_id).error["code"] == "crash_loop"
 
 
-def test_settings_with_credentials_do_not_reach_the_runner(context, submit, monkeypatch, tmp_path):
-    broken = tmp_path / "spy" / "worker"
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").touch()
+@pytest.mark.parametrize("kind", [ForkServer, Spawner])
+def test_settings_with_credentials_do_not_reach_the_runner(
+    context, submit, monkeypatch, tmp_path, write_runner, kind
+):
     seen = tmp_path / "seen.json"
-    spy = f"import json, os\njson.dump(dict(os.environ), open({str(seen)!r}, 'w'))\n"
-    (broken / "runner.py").write_text(spy)
-    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    write_runner(f"import json, os\njson.dump(dict(os.environ), open({str(seen)!r}, 'w'))\n")
     monkeypatch.setenv("SECATEUR_DATABASE_URL", "postgresql://secret")
-    monkeypatch.chdir(tmp_path)
+    starter = make_starter(SCRIPTED, threads=1, gpu=0 if kind is Spawner else None)
+    assert isinstance(starter, kind)
+    monkeypatch.setitem(context.starters, None, starter)
     submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1})
     run_waiting_jobs(context)
+    if isinstance(starter, ForkServer):
+        starter.close()
     environment = json.loads(seen.read_text())
     assert not [name for name in environment if name.startswith("SECATEUR_")]
     assert environment["OMP_NUM_THREADS"] == "1"

@@ -31,9 +31,15 @@ from worker.numerics import make_deterministic
 from worker.objectives.registry import find_task
 
 
-def main(folder: Path) -> None:
-    """Answer the request that lies in `folder`."""
+def main(arguments: list[str]) -> int:
+    """Answer the request that lies in the folder given; returns 0, or exits by what the machine lacks."""
     watch_stdin()
+    with exit_by_what_lacks():
+        _answer(Path(arguments[0]))
+    return 0
+
+
+def _answer(folder: Path) -> None:
     request = ReloadRequest.model_validate_json((folder / REQUEST_NAME).read_bytes())
     make_deterministic(threads=request.threads)
     for file in request.files:
@@ -83,5 +89,4 @@ def _measure(request: ReloadRequest) -> Measured:
 
 
 if __name__ == "__main__":
-    with exit_by_what_lacks():
-        main(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,10 @@
 """Open an exported model in a clean process, predict and measure there, and bring the answers back.
 
-So a number in a report is one that anybody can count again on the downloaded file.
+So a number in a report is one that anybody can count again on the downloaded file. A clean process has seen
+nothing of the job but the files: it is an interpreter of its own, or forked from one that opened no job.
 """
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -12,18 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from app.core.report import LatencyResult
 from app.core.spec import Evaluation
 from worker.export.child import raise_for_exit
+from worker.forks.client import Starter
 from worker.measure.model import MeasuredModel
 from worker.protocol import DatasetInput, ModelInput
 
 REQUEST_NAME = "reload_request.json"
 ANSWER_NAME = "measured.json"
 RECORDS_NAME = "reloaded.safetensors"
-_ROOT = Path(__file__).resolve().parents[2]
-# -I hides the environment's Python settings and the current folder; the one path it needs is handed over.
-_BOOTSTRAP = (
-    "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module('worker.export.clean', run_name='__main__', alter_sys=True)"
-)
+CLEAN_MODULE = "worker.export.clean"
 
 
 class ReloadRequest(BaseModel):
@@ -51,23 +48,26 @@ class Measured(BaseModel):
     warnings: tuple[str, ...]
 
 
-def reload_in_clean_process(folder: Path, request: ReloadRequest) -> Measured:
+def reload_in_clean_process(folder: Path, request: ReloadRequest, starter: Starter) -> Measured:
     """Run the request, with its files in `folder`; raises ExportMismatch when the file does not load.
 
-    Raises Unavailable, OutOfMemory or StorageFull when this machine could not find out.
+    `starter` starts processes of CLEAN_MODULE. Raises Unavailable, OutOfMemory or StorageFull when this
+    machine could not find out.
     """
     (folder / REQUEST_NAME).write_text(request.model_dump_json())
-    command = [sys.executable, "-I", "-c", _BOOTSTRAP, str(_ROOT), str(folder)]
-    with subprocess.Popen(
-        # The child dies with us: it watches the pipe, of which we hold the other end.
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None  # a pipe was asked for
-        said = process.stderr.read()
+    (stdin, lifeline), (said_by_it, stderr) = os.pipe(), os.pipe()
+    # The process dies with us: it watches the pipe, of which we hold the other end.
+    with (
+        Path(os.devnull).open("wb") as nowhere,
+        os.fdopen(lifeline, "wb"),
+        os.fdopen(said_by_it, errors="replace") as stream,
+    ):
+        try:
+            process = starter.start([str(folder)], stdin=stdin, stdout=nowhere.fileno(), stderr=stderr)
+        finally:
+            os.close(stdin)
+            os.close(stderr)
+        said = stream.read()
         status = process.wait()
     sys.stderr.write(said)
     raise_for_exit(status, said, failure="the exported file does not load in a clean process")

@@ -16,6 +16,8 @@ from app.core.errors import Unavailable
 from app.core.states import Stage
 from worker.datasets.registry import Splits, read_splits
 from worker.datasets.splits import Split
+from worker.export.reload import CLEAN_MODULE
+from worker.forks.client import Spawner, Starter
 from worker.formats.cut import CUT, describe_cut, read_counts, read_depths
 from worker.formats.registry import LoadedModel, read_model
 from worker.formats.safetensors_file import read_tensors
@@ -34,13 +36,19 @@ STATE_NAME = "state.safetensors"
 MASKS_NAME = "masks.safetensors"
 BATCHNORM_NAME = "batchnorm.safetensors"
 REMOVAL_NAME = "removal.json"
+# An interpreter of its own, in the runner's process group.
+_CLEAN = Spawner(CLEAN_MODULE, leads=False)
 
 
 class Job:
-    """A job's inputs, read when first asked for and kept; each model that it hands out is a fresh one."""
+    """A job's inputs, read when first asked for and kept; each model that it hands out is a fresh one.
 
-    def __init__(self, work: Path, given: RunnerInput) -> None:
+    `clean` starts the process that its exported files are read in.
+    """
+
+    def __init__(self, work: Path, given: RunnerInput, *, clean: Starter = _CLEAN) -> None:
         self.work = work
+        self.clean = clean
         self.given = given
         self.spec = given.spec
         self.device = torch.device(given.device)

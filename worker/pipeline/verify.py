@@ -32,7 +32,7 @@ def run_verify(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
 
     Raises ExportMismatch when the file says anything else than the model in memory did.
     """
-    measured = reload_in_clean_process(folder.path, _make_request(job))
+    measured = reload_in_clean_process(folder.path, _make_request(job), job.clean)
     _check_predictions(job, folder)
     _check_program(job, folder)
     _check_zeros(measured, read_masks(job.final_folder))

@@ -1,5 +1,7 @@
 """Uploads to make work folders of, and one finished run."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +9,21 @@ import pytest
 
 from app.core.report import Report
 from tests.worker.pipeline.digits_job import Uploads, write_uploads
+from worker.export.reload import CLEAN_MODULE
+from worker.forks.client import spawn_server
 from worker.pipeline.job import Job
 from worker.pipeline.publish import publish
 from worker.pipeline.stages import run_stages
 from worker.protocol import RunnerInput, RunnerMessage, RunnerOutput
+
+# One for all of them: an interpreter of its own for each takes seconds.
+CLEAN = spawn_server(CLEAN_MODULE, os.environ)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_processes() -> Iterator[None]:
+    yield
+    CLEAN.close()
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ def run_job(work: Path, given: RunnerInput) -> Run:
     """Run a job in this process."""
     work.mkdir(parents=True, exist_ok=True)
     messages: list[RunnerMessage] = []
-    job = Job(work, given)
+    job = Job(work, given, clean=CLEAN)
     run_stages(job, messages.append)
     publish(job)
     return Run(work, given, messages)
