@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from app.core.errors import Unavailable
 from app.core.report import LatencyResult
 from app.core.spec import Evaluation
 from worker.export.child import raise_for_exit
-from worker.forks.client import Starter
+from worker.forks.client import LOST, Starter
 from worker.measure.model import MeasuredModel
 from worker.protocol import DatasetInput, ModelInput
 
@@ -70,5 +71,7 @@ def reload_in_clean_process(folder: Path, request: ReloadRequest, starter: Start
         said = stream.read()
         status = process.wait()
     sys.stderr.write(said)
+    if status == LOST:
+        raise Unavailable("nobody saw how the process that checks the exported file ended")
     raise_for_exit(status, said, failure="the exported file does not load in a clean process")
     return Measured.model_validate_json((folder / ANSWER_NAME).read_bytes())

@@ -151,7 +151,7 @@ class ForkServer:
             self._server = self._connect()
             try:
                 return self._ask(self._server, arguments, streams)
-            except ConnectionError as error:
+            except OSError as error:
                 raise Unavailable(f"no process could be forked: {error}") from error
 
     def close(self) -> None:
