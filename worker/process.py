@@ -6,7 +6,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from worker.forks.client import Spawner, Starter, spawn_server
+from worker.forks.client import Spawner, Starter, can_fork, spawn_server
 from worker.protocol import MESSAGE, RunnerMessage
 
 LOG_NAME = "runner.log"
@@ -132,11 +131,11 @@ def _identify(pid: int) -> tuple[int, float]:
 def make_starter(module: str, *, threads: int, gpu: int | None = None) -> Starter:
     """Return what starts runners: by fork where that is sound.
 
-    CUDA is not to be had in a process that was forked from one that has touched it, and the system has to
-    tell when a process that is not our child has ended.
+    CUDA is not to be had in a process that was forked from one that has touched it, so a runner on a GPU has
+    an interpreter of its own.
     """
     environment = runner_environment(threads=threads, gpu=gpu)
-    if gpu is None and sys.platform == "linux":
+    if gpu is None and can_fork():
         return spawn_server(module, environment)
     return Spawner(module, environment)
 

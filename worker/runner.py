@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 from app.core.logs import add_log_fields, configure_logging
 from worker.channel import Channel, open_channel
 from worker.device import require_device
-from worker.export.reload import CLEAN_MODULE
+from worker.export.reload import CLEAN_MODULE, FRESH
 from worker.failure import describe_failure
-from worker.forks.client import Spawner, Starter, fork_server
+from worker.forks.client import Starter, can_fork, fork_server
 from worker.lifeline import watch_stdin
 from worker.lock import hold_folder
 from worker.numerics import make_deterministic
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     # The system's own handler ends the process at once, inside of a long operation too.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Before there is a second thread, and before anything of the job is seen.
-    clean = fork_server(CLEAN_MODULE) if sys.platform == "linux" else Spawner(CLEAN_MODULE, leads=False)
+    clean = fork_server(CLEAN_MODULE) if can_fork() else FRESH
     configure_logging("runner")
     channel = open_channel()
     watch_stdin()
@@ -70,7 +70,8 @@ def _run(work: Path, channel: Channel, clean: Starter) -> None:
         case RunnerInput():
             add_log_fields(job_id=given.job_id, attempt=given.attempt)
             require_device(given.device)
-            job = Job(work, given, clean=clean)
+            # CUDA is not to be had in every process that was forked.
+            job = Job(work, given, clean=clean if given.device == "cpu" else FRESH)
             _log.info("run begins", extra={"device": given.device, "threads": given.threads})
             run_stages(job, channel.send)
             publish(job)

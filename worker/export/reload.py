@@ -14,7 +14,7 @@ from app.core.errors import Unavailable
 from app.core.report import LatencyResult
 from app.core.spec import Evaluation
 from worker.export.child import raise_for_exit
-from worker.forks.client import LOST, Starter
+from worker.forks.client import LOST, Spawner, Starter
 from worker.measure.model import MeasuredModel
 from worker.protocol import DatasetInput, ModelInput
 
@@ -22,6 +22,8 @@ REQUEST_NAME = "reload_request.json"
 ANSWER_NAME = "measured.json"
 RECORDS_NAME = "reloaded.safetensors"
 CLEAN_MODULE = "worker.export.clean"
+# An interpreter of its own, in the group of the process that asks.
+FRESH = Spawner(CLEAN_MODULE, leads=False)
 
 
 class ReloadRequest(BaseModel):

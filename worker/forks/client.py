@@ -187,6 +187,18 @@ class ForkServer:
             raise
 
 
+def can_fork() -> bool:
+    """Tell whether this system tells when a process that is no child of ours has ended."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        # An old kernel, or a container that forbids it.
+        return False
+    return True
+
+
 def spawn_server(module: str, environment: Mapping[str, str]) -> ForkServer:
     """Return a server in an interpreter of its own, which imports `module`; each process leads a group."""
 

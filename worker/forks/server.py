@@ -134,7 +134,8 @@ def _become(module: str, arguments: list[str], streams: list[int], *, leads: boo
 
 def _call_this_process(what: str) -> None:
     """Set the name that ps and top show: the command line is the server's. The system keeps 15 characters."""
-    Path("/proc/self/comm").write_text(f"secateur-{what}")
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(f"secateur-{what}")
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from app.core.errors import Unavailable
 from app.core.states import Stage
 from worker.datasets.registry import Splits, read_splits
 from worker.datasets.splits import Split
-from worker.export.reload import CLEAN_MODULE
-from worker.forks.client import Spawner, Starter
+from worker.export.reload import FRESH
+from worker.forks.client import Starter
 from worker.formats.cut import CUT, describe_cut, read_counts, read_depths
 from worker.formats.registry import LoadedModel, read_model
 from worker.formats.safetensors_file import read_tensors
@@ -36,8 +36,6 @@ STATE_NAME = "state.safetensors"
 MASKS_NAME = "masks.safetensors"
 BATCHNORM_NAME = "batchnorm.safetensors"
 REMOVAL_NAME = "removal.json"
-# An interpreter of its own, in the runner's process group.
-_CLEAN = Spawner(CLEAN_MODULE, leads=False)
 
 
 class Job:
@@ -46,7 +44,7 @@ class Job:
     `clean` starts the process that its exported files are read in.
     """
 
-    def __init__(self, work: Path, given: RunnerInput, *, clean: Starter = _CLEAN) -> None:
+    def __init__(self, work: Path, given: RunnerInput, *, clean: Starter = FRESH) -> None:
         self.work = work
         self.clean = clean
         self.given = given
