@@ -25,6 +25,7 @@ def main() -> None:
         sys.stderr.write(f"secateur: {error}\n")
         sys.exit(EXIT_CANNOT_START)
     context = make_context(settings)
+    context.starters[None].prepare()
     keep_clear(context)
     if settings.worker_device == "cuda":
         start_watch(context.slots, context.draining)

@@ -43,6 +43,10 @@ class Child(Protocol):
 class Starter(Protocol):
     """Starts processes that run the `main` of one module."""
 
+    def prepare(self) -> None:
+        """Begin with what the first process would wait for; raises OSError."""
+        ...
+
     def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
         """Start one process with these file descriptors; raises Unavailable or OSError."""
         ...
@@ -55,6 +59,9 @@ class Spawner:
     module: str
     environment: Mapping[str, str] | None = None
     leads: bool = True
+
+    def prepare(self) -> None:
+        """Do nothing: nothing is shared."""
 
     def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
         """Start one process with these file descriptors; raises OSError."""
@@ -132,12 +139,18 @@ class _Server:
 
 
 class ForkServer:
-    """Forks each process from a server, which starts with the first request, and anew when it is gone."""
+    """Forks each process from a server, which starts when it is first wanted, and anew when it is gone."""
 
     def __init__(self, connect: Callable[[], _Server]) -> None:
         self._connect = connect
         self._lock = threading.Lock()
         self._server: _Server | None = None
+
+    def prepare(self) -> None:
+        """Start the server, which imports while others wait for nothing; raises OSError."""
+        with self._lock:
+            if self._server is None:
+                self._server = self._connect()
 
     def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
         """Start one process with these file descriptors; raises Unavailable when none can be had."""

@@ -34,6 +34,9 @@ class Ends:
     def __init__(self, returncode: int) -> None:
         self._returncode = returncode
 
+    def prepare(self) -> None:
+        raise NotImplementedError
+
     def start(self, arguments, *, stdin: int, stdout: int, stderr: int) -> Ended:
         return Ended(self._returncode)
 

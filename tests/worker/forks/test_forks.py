@@ -144,6 +144,16 @@ def test_what_was_forked_outlives_its_server_and_the_next_has_a_new_one(forks):
     assert started.read()[2] == LOST
 
 
+def test_a_server_that_was_prepared_serves_the_first_request():
+    server = spawn_server(MODULE, runner_environment(threads=1, gpu=None))
+    server.prepare()
+    prepared = server._server
+    assert Started(server, "answer").read()[2] == 7
+    server.prepare()
+    assert server._server is prepared
+    server.close()
+
+
 def test_a_server_ends_with_whoever_asked_it():
     code = (
         "import os, sys; from worker.forks.client import spawn_server;"
