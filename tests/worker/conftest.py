@@ -20,7 +20,7 @@ from worker.forks.client import ForkServer, Starter
 from worker.process import make_starter
 
 # One server for the runners of all tests: an interpreter of its own for each takes seconds.
-_RUNNERS = make_starter("worker.runner", threads=1)
+RUNNERS = make_starter("worker.runner", threads=1)
 SCRIPTED = "scripted_runner"
 _SCRIPTED_CODE = """
 import runpy, sys
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="session", autouse=True)
 def runners() -> Iterator[None]:
     yield
-    _end(_RUNNERS)
+    _end(RUNNERS)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def context(tmp_path) -> WorkerContext:
 
 def migrate_and_make_context(settings: Settings) -> WorkerContext:
     schema.upgrade(make_engine(settings.database_url))
-    return replace(make_context(settings), starters={None: _RUNNERS})
+    return replace(make_context(settings), starters={None: RUNNERS})
 
 
 def add_model(context: WorkerContext, data: bytes, architecture: dict = digits.ARCHITECTURE) -> str:

@@ -1,10 +1,9 @@
 """The runner as its supervisor sees it: a process that can be killed at any moment."""
 
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,42 +12,58 @@ from pathlib import Path
 import pytest
 
 from tests.support.digits import ARCHITECTURE
+from tests.worker.conftest import RUNNERS
 from tests.worker.pipeline.conftest import run_job
+from worker.forks.client import Spawner, Starter
 from worker.protocol import INPUT_NAME, MESSAGE, CheckInput, CheckOutput, Finished, RunnerMessage
 
 LONG = {"finetune": {"epochs": 10_000, "batch_size": 64}}
 
 
+class Running:
+    """A runner and its streams."""
+
+    def __init__(self, work: Path, starter: Starter) -> None:
+        (stdin, lifeline), (messages, stdout) = os.pipe(), os.pipe()
+        self.lifeline, self._messages = os.fdopen(lifeline, "wb"), os.fdopen(messages)
+        with Path(os.devnull).open("wb") as nowhere:
+            self._child = starter.start([str(work)], stdin=stdin, stdout=stdout, stderr=nowhere.fileno())
+        os.close(stdin)
+        os.close(stdout)
+
+    def read(self) -> Iterator[RunnerMessage]:
+        return (MESSAGE.validate_json(line) for line in self._messages)
+
+    def wait_for(self, stage: str) -> None:
+        assert any(m.type == "stage.started" and m.stage == stage for m in self.read())
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self._child.pid, number)
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        return self._child.wait(timeout_s)
+
+    def end(self) -> None:
+        if self._child.poll() is None:
+            self.send(signal.SIGKILL)
+        self._child.wait()
+        self.lifeline.close()
+        self._messages.close()
+
+
 @contextmanager
-def running(work: Path) -> Iterator[subprocess.Popen[str]]:
+def running(work: Path, starter: Starter = RUNNERS) -> Iterator[Running]:
     """A runner in a process group of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.runner", str(work)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    process = Running(work, starter)
+    try:
+        yield process
+    finally:
+        process.end()
 
 
-def read(process: subprocess.Popen[str]) -> Iterator[RunnerMessage]:
-    return (MESSAGE.validate_json(line) for line in process.stdout)
-
-
-def wait_for(process: subprocess.Popen[str], stage: str) -> None:
-    assert any(m.type == "stage.started" and m.stage == stage for m in read(process))
-
-
-def run(work: Path) -> tuple[list[RunnerMessage], int]:
-    with running(work) as process:
-        messages = list(read(process))
-        return messages, process.wait()
+def run(work: Path, starter: Starter = RUNNERS) -> tuple[list[RunnerMessage], int]:
+    with running(work, starter) as process:
+        return list(process.read()), process.wait()
 
 
 def artifact_digests(work: Path) -> dict[str, str]:
@@ -61,9 +76,9 @@ def test_killed_again_and_again_a_job_ends_with_the_bytes_of_an_undisturbed_one(
     moments = random.Random(20261122)
     for stage in ("load", "prune", "finetune", "export", "verify"):
         with running(work) as process:
-            wait_for(process, stage)
+            process.wait_for(stage)
             time.sleep(moments.uniform(0.0, 0.3))
-            process.kill()
+            process.send(signal.SIGKILL)
     messages, status = run(work)
     assert (messages[-1], status) == (Finished(), 0)
     skipped = {m.stage for m in messages if m.type == "stage.finished" and m.skipped}
@@ -85,7 +100,7 @@ def test_killed_in_the_middle_of_a_fine_tune_it_goes_on_from_its_last_checkpoint
     for number in (3, 20):
         with running(work) as process:
             wait_for_checkpoint(work, number)
-            process.kill()
+            process.send(signal.SIGKILL)
     messages, status = run(work)
     resumed_at = next(m.data["resumed_at"] for m in messages if m.type == "progress")
     assert (status, 20 <= resumed_at <= 36) == (0, True)
@@ -97,21 +112,22 @@ def test_killed_in_the_middle_of_a_fine_tune_it_goes_on_from_its_last_checkpoint
 @pytest.mark.parametrize("stage", ["load", "finetune"])
 def test_sigterm_ends_a_runner_at_once(uploads, tmp_path, stage):
     with running(uploads.make_work(tmp_path / "work", LONG)) as process:
-        wait_for(process, stage)
-        process.terminate()
-        assert process.wait(timeout=2) == -signal.SIGTERM
+        process.wait_for(stage)
+        process.send(signal.SIGTERM)
+        assert process.wait(2) == -signal.SIGTERM
 
 
 def test_a_runner_dies_with_its_supervisor(uploads, tmp_path):
     with running(uploads.make_work(tmp_path / "work", LONG)) as process:
-        wait_for(process, "finetune")
-        process.stdin.close()
-        assert process.wait(timeout=2) == -signal.SIGKILL
+        process.wait_for("finetune")
+        process.lifeline.close()
+        assert process.wait(2) == -signal.SIGKILL
 
 
-def test_a_failed_job_says_why_and_ends_with_one(uploads, tmp_path):
+@pytest.mark.parametrize("starter", [RUNNERS, Spawner("worker.runner")], ids=["forked", "spawned"])
+def test_a_failed_job_says_why_and_ends_with_one(uploads, tmp_path, starter):
     model = uploads.model_input(architecture={**ARCHITECTURE, "params": {"width": 4}})
-    messages, status = run(uploads.make_work(tmp_path / "work", model=model))
+    messages, status = run(uploads.make_work(tmp_path / "work", model=model), starter)
     assert status == 1
     assert messages[-1].type == "failed"
     assert messages[-1].problem.code == "architecture_mismatch"
@@ -125,7 +141,7 @@ def test_a_device_that_is_not_there_is_the_workers_fault(uploads, tmp_path):
 
 def test_progress_tells_loss_accuracy_sparsity_and_the_time_left(uploads, tmp_path):
     with running(uploads.make_work(tmp_path / "work", LONG)) as process:
-        message = next(m for m in read(process) if m.type == "progress")
+        message = next(m for m in process.read() if m.type == "progress")
     assert message.stage == "finetune"
     assert 0 < message.fraction < 1
     assert message.eta_s > 0
