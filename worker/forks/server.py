@@ -122,14 +122,26 @@ def _become(module: str, arguments: list[str], streams: list[int], *, leads: boo
         _call_this_process(module.rpartition(".")[2])
         status = importlib.import_module(module).main(arguments)
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else _DIED
+        status = _read_exit(error)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # Nobody may read any more.
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         # Everything is on disk and said; torch would take most of a second to take itself apart.
         os._exit(status)
+
+
+def _read_exit(error: SystemExit) -> int:
+    """Return the exit code as the interpreter understands it."""
+    if isinstance(error.code, int):
+        return error.code
+    if error.code is None:
+        return 0
+    sys.stderr.write(f"{error.code}\n")
+    return _DIED
 
 
 def _call_this_process(what: str) -> None:

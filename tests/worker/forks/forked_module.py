@@ -24,8 +24,10 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["raise"]:
             raise ValueError("as it was asked to")
+        case ["exit"]:
+            sys.exit()
         case ["exit", code]:
-            sys.exit(int(code))
+            sys.exit(int(code) if code.isdecimal() else code)
         case ["signal", number]:
             os.kill(os.getpid(), int(number))
         case ["sleep"]:

@@ -56,6 +56,8 @@ def starter(request, forks) -> Starter:
 ENDS = [
     (["answer"], 7),
     (["exit", "28"], 28),
+    (["exit"], 0),
+    (["exit", "words"], 1),
     (["signal", str(signal.SIGKILL.value)], -signal.SIGKILL),
     (["signal", str(signal.SIGSEGV.value)], -signal.SIGSEGV),
     (["nothing that it knows"], 1),
@@ -69,10 +71,22 @@ def test_it_ends_with_what_its_main_returned_or_what_ended_it(starter, arguments
     assert started.child.poll() == started.child.returncode == status
 
 
-def test_what_it_raises_is_told_on_stderr(starter):
-    _, err, status = Started(starter, "raise").read()
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["raise"], "ValueError: as it was asked to"), (["exit", "words"], "words")]
+)
+def test_what_it_raises_is_told_on_stderr(starter, arguments, said):
+    _, err, status = Started(starter, *arguments).read()
     assert status == 1
-    assert err.rstrip().endswith("ValueError: as it was asked to")
+    assert err.splitlines()[-1] == said
+
+
+def test_it_ends_by_itself_when_nobody_reads_what_it_said(starter):
+    stdout, stdin = os.pipe()
+    os.close(stdout)
+    child = starter.start(["answer"], stdin=0, stdout=stdin, stderr=2)
+    os.close(stdin)
+    # An interpreter that cannot flush ends with 120, and what writes without a buffer with 1.
+    assert child.wait(WITHIN_S) in (1, 7, 120)
 
 
 def test_arguments_arrive_as_they_are_and_it_leads_a_group(starter):
