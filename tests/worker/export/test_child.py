@@ -1,13 +1,14 @@
 """A process that looks at an exported file blames the file only for what is the file's fault."""
 
 import errno
-import subprocess
-import sys
+import os
 
 import pytest
 
 from app.core.errors import ExportMismatch, OutOfMemory, StorageFull, Unavailable
+from tests.support.started import Started
 from worker.export.child import raise_for_exit
+from worker.forks.client import spawn_server
 
 ENDINGS = [
     ("raise MemoryError('no room for it')", OutOfMemory, "no memory left.*no room for it"),
@@ -36,12 +37,18 @@ ENDINGS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def endings():
+    server = spawn_server("tests.worker.export.ending", os.environ)
+    yield server
+    server.close()
+
+
 @pytest.mark.parametrize(("ending", "error", "words"), ENDINGS)
-def test_how_it_ended_says_who_is_to_blame(ending, error, words):
-    script = f"from worker.export.child import exit_by_what_lacks\nwith exit_by_what_lacks():\n    {ending}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+def test_how_it_ended_says_who_is_to_blame(endings, ending, error, words):
+    _, said, status = Started(endings, ending).read()
     with pytest.raises(error, match=words):
-        raise_for_exit(done.returncode, done.stderr, failure="it does not load")
+        raise_for_exit(status, said, failure="it does not load")
 
 
 def test_a_good_end_raises_nothing():
