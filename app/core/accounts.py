@@ -1,21 +1,24 @@
 """The account of stored bytes, one row a digest: it makes deleting and uploading safe side by side.
 
 Whoever brings bytes announces them first, in a transaction of its own, then writes them to the store, then
-refers to them in the transaction of the row that speaks of them. A collector marks a row as `deleting` before
-it deletes its bytes, and only if nobody touched the row since before the references were read. So
+confirms that they are there, then refers to them in the transaction of the row that speaks of them. Until
+somebody has confirmed them they are `missing`, and cannot be referred to. A collector marks a row as `deleting`
+before it deletes its bytes, and only if nobody touched the row since before the references were read. So
 
 - a reference that commits after those were read has touched the row, and the mark fails;
 - a reference that comes after the mark finds `deleting` and is refused: nothing was promised to anybody;
-- an announcement that finds `deleting` waits until the bytes are gone, then brings them again.
+- an announcement that finds `deleting` waits until the bytes are gone, then brings them again;
+- a confirmation holds the row while it looks for the bytes: whoever was silent for so long that they were
+  deleted, and announced by somebody else who has not written them yet, learns that they are gone.
 
 What holds a row in one transaction is always an UPDATE, which both databases serialise.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -39,18 +42,21 @@ def announce(sessions: Sessions, sha256: str, size_bytes: int, *, patience_s: fl
         time.sleep(_POLL_S)
 
 
+def confirm(session: Session, sha256: str, *, is_there: Callable[[], bool]) -> None:
+    """Say that announced bytes were written; raises BlobGone when they are gone again.
+
+    `is_there` looks for them in the store, which nobody can delete them from while they are held.
+    """
+    _hold(session, sha256, Blob.state != BlobState.DELETING)
+    if not is_there():
+        raise _make_error(sha256)
+
+
 def refer(session: Session, digests: Iterable[str]) -> None:
     """Hold bytes for a row that the caller's transaction adds; raises BlobGone when they are not there."""
     # In order, so that two transactions over the same bytes never wait for each other.
     for sha256 in sorted(set(digests)):
-        held = session.execute(
-            update(Blob)
-            .where(Blob.sha256 == sha256, Blob.state == BlobState.PRESENT)
-            .values(touched_at=now_plus(), touches=Blob.touches + 1)
-            .returning(Blob.sha256)
-        ).one_or_none()
-        if held is None:
-            raise BlobGone(f"the store lost the bytes {sha256} since they were uploaded; upload them again")
+        _hold(session, sha256, Blob.state == BlobState.PRESENT)
 
 
 def release(session: Session, digests: Iterable[str], *, since: datetime) -> None:
@@ -106,18 +112,32 @@ def close(session: Session, sha256: str, *, touches: int) -> None:
     )
 
 
+def _hold(session: Session, sha256: str, which: ColumnElement[bool]) -> None:
+    held = session.execute(
+        update(Blob)
+        .where(Blob.sha256 == sha256, which)
+        .values(state=BlobState.PRESENT, touched_at=now_plus(), touches=Blob.touches + 1)
+        .returning(Blob.sha256)
+    ).one_or_none()
+    if held is None:
+        raise _make_error(sha256)
+
+
+def _make_error(sha256: str) -> BlobGone:
+    return BlobGone(f"the store lost the bytes {sha256} since they were uploaded; upload them again")
+
+
 def _try_to_announce(sessions: Sessions, sha256: str, size_bytes: int) -> bool:
     with sessions.begin() as session:
         insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
         added = insert(Blob).values(
-            sha256=sha256, size_bytes=size_bytes, state=BlobState.PRESENT, touches=0, touched_at=now_plus()
+            sha256=sha256, size_bytes=size_bytes, state=BlobState.MISSING, touches=0, touched_at=now_plus()
         )
         announced = session.execute(
             added.on_conflict_do_update(
                 index_elements=[Blob.sha256],
                 set_={
                     "size_bytes": size_bytes,
-                    "state": BlobState.PRESENT,
                     "touched_at": now_plus(),
                     "touches": Blob.touches + 1,
                 },

@@ -1,6 +1,6 @@
 """Stored bytes with their account: announced before they come, checked when read, set aside when damaged."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -26,8 +26,8 @@ _REMEMBERED = 4096
 class AnnouncedBlob:
     """A staged blob that is announced before it is written to the store."""
 
-    def __init__(self, staged: StagedBlob, announce: Callable[[str, int], None]) -> None:
-        self._staged, self._announce = staged, announce
+    def __init__(self, staged: StagedBlob, blobs: "Blobs") -> None:
+        self._staged, self._blobs = staged, blobs
 
     @property
     def path(self) -> Path:
@@ -45,9 +45,14 @@ class AnnouncedBlob:
         self._staged.write(data)
 
     def commit(self) -> str:
-        """Make the bytes durable under their digest, which is returned; no transaction may be open."""
-        self._announce(self.sha256, self.size_bytes)
-        return self._staged.commit()
+        """Make the bytes durable under their digest, which is returned; no transaction may be open.
+
+        Raises BlobGone when they were deleted meanwhile.
+        """
+        self._blobs.announce(self.sha256, self.size_bytes)
+        sha256 = self._staged.commit()
+        self._blobs.confirm(sha256)
+        return sha256
 
     def __enter__(self) -> Self:
         self._staged.__enter__()
@@ -66,14 +71,27 @@ class Blobs:
         self._known_good: dict[str, tuple[int, int, int]] = {}
 
     def stage(self) -> AnnouncedBlob:
-        return AnnouncedBlob(self.bytes.stage(), self._announce)
+        return AnnouncedBlob(self.bytes.stage(), self)
 
     def add_file(self, path: Path) -> str:
-        """Copy a local file in and return its digest; refer to it in the transaction that speaks of it."""
+        """Copy a local file in and return its digest; refer to it in the transaction that speaks of it.
+
+        Raises BlobGone when it was deleted meanwhile.
+        """
         sha256 = hash_file(path)
-        self._announce(sha256, path.stat().st_size)
+        self.announce(sha256, path.stat().st_size)
         self.bytes.put_file(path, sha256)
+        self.confirm(sha256)
         return sha256
+
+    def announce(self, sha256: str, size_bytes: int) -> None:
+        """Say that bytes are about to be written; raises StoreUnavailable while a collector deletes them."""
+        accounts.announce(self._sessions, sha256, size_bytes)
+
+    def confirm(self, sha256: str) -> None:
+        """Say that announced bytes were written; raises BlobGone when they are no longer there."""
+        with self._sessions.begin() as session:
+            accounts.confirm(session, sha256, is_there=lambda: self._is_stored(sha256))
 
     def size(self, sha256: str) -> int:
         """Return the size; raises BlobMissing, or BlobDamaged for what was found damaged before."""
@@ -152,8 +170,12 @@ class Blobs:
             return True
         return False
 
-    def _announce(self, sha256: str, size_bytes: int) -> None:
-        accounts.announce(self._sessions, sha256, size_bytes)
+    def _is_stored(self, sha256: str) -> bool:
+        try:
+            self.bytes.size(sha256)
+        except BlobMissing:
+            return False
+        return True
 
     def _fingerprint(self, sha256: str) -> tuple[int, int, int] | None:
         path = self.local_path(sha256)

@@ -203,6 +203,36 @@ def test_an_upload_of_bytes_that_are_being_deleted_waits_and_brings_them_again(s
     assert blobs.read(sha256) == b"twice"
 
 
+def test_bytes_that_somebody_else_has_only_announced_cannot_be_referred_to(sessions, blobs, store):
+    """Whoever was silent for longer than the grace has lost them, though their account is open again."""
+    sha256 = write(blobs, b"twice")
+    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    blobs.announce(sha256, 5)
+    with pytest.raises(BlobGone, match="upload them again"), sessions.begin() as session:
+        refer(session, sha256)
+    assert write(blobs, b"twice") == sha256
+    with sessions.begin() as session:
+        refer(session, sha256)
+
+
+def test_bytes_that_were_deleted_after_they_were_written_are_not_confirmed(sessions, blobs, store):
+    sha256 = digest(b"slow")
+    blobs.announce(sha256, 4)
+    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    assert garbage.mark(sessions, unused)
+    with store.stage() as staged:
+        staged.write(b"slow")
+        staged.commit()
+    with pytest.raises(BlobGone, match="upload them again"):
+        blobs.confirm(sha256)
+    garbage.delete_marked(sessions, store, unused)
+    with pytest.raises(BlobGone, match="upload them again"):
+        blobs.confirm(sha256)
+    blobs.announce(sha256, 4)
+    with pytest.raises(BlobGone, match="upload them again"):
+        blobs.confirm(sha256)
+
+
 def test_a_collector_that_never_ends_makes_an_upload_fail_and_try_later(sessions, blobs):
     sha256 = write(blobs, b"stuck")
     [unused] = garbage.find_unused(sessions, grace_s=0.0)
@@ -327,8 +357,8 @@ class StepByStep(RuleBasedStateMachine):
     database_url: str
     folder: object
     contents = st.sampled_from([b"a", b"b"])
-    announced, written, rows, found, marked = (
-        Bundle(name) for name in ("announced", "written", "rows", "found", "marked")
+    announced, written, confirmed, rows, found, marked = (
+        Bundle(name) for name in ("announced", "written", "confirmed", "rows", "found", "marked")
     )
 
     def __init__(self) -> None:
@@ -336,6 +366,7 @@ class StepByStep(RuleBasedStateMachine):
         self.sessions = make_sessions(make_engine(self.make_url()))
         schema.upgrade(self.sessions.kw["bind"])
         self.store = LocalStore(self.folder / uuid.uuid4().hex)
+        self.blobs = Blobs(self.sessions, self.store)
         self.live: dict[str, str] = {}
 
     @rule(target=announced, data=contents)
@@ -356,7 +387,17 @@ class StepByStep(RuleBasedStateMachine):
                 staged.commit()
         return data
 
-    @rule(target=rows, data=written)
+    @rule(target=confirmed, data=written)
+    def confirm(self, data):
+        if data is None:
+            return None
+        try:
+            self.blobs.confirm(digest(data))
+        except BlobGone:
+            return None
+        return data
+
+    @rule(target=rows, data=confirmed)
     def refer(self, data):
         if data is None:
             return None
