@@ -2,7 +2,7 @@
 
 Whoever brings bytes announces them first, in a transaction of its own, then writes them to the store, then
 confirms that they are there, then refers to them in the transaction of the row that speaks of them. Until
-somebody has confirmed them they are `missing`, and cannot be referred to. A collector marks a row as `deleting`
+somebody has confirmed them they are `missing`, and cannot be referred to. A collector marks a row `deleting`
 before it deletes its bytes, and only if nobody touched the row since before the references were read. So
 
 - a reference that commits after those were read has touched the row, and the mark fails;

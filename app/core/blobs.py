@@ -85,7 +85,7 @@ class Blobs:
         return sha256
 
     def announce(self, sha256: str, size_bytes: int) -> None:
-        """Say that bytes are about to be written; raises StoreUnavailable while a collector deletes them."""
+        """Say that bytes are about to be written; raises StoreUnavailable while they are being deleted."""
         accounts.announce(self._sessions, sha256, size_bytes)
 
     def confirm(self, sha256: str) -> None:
