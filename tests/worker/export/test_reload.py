@@ -35,7 +35,7 @@ class Ends:
         self._returncode = returncode
 
     def prepare(self) -> None:
-        raise NotImplementedError
+        """There is nothing to prepare."""
 
     def start(self, arguments, *, stdin: int, stdout: int, stderr: int) -> Ended:
         return Ended(self._returncode)
