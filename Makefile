@@ -48,7 +48,7 @@ $(BENCH_STAMP): $(STAMP)
 bench-criteria: $(BENCH_STAMP) ## Compare all criteria on two real networks; SECATEUR_BENCH_DATA names the data
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.criteria
 
-bench-kills: $(STAMP) ## Kill one job at twenty random moments: the same bytes come out (ten minutes)
+bench-kills: $(STAMP) ## Kill one job at twenty random moments: the same bytes come out (five minutes)
 	$(BIN)/python -m benchmarks.kills
 
 bench-select: $(STAMP) ## Exact selection against torch.nn.utils.prune: time, memory, growth to a billion weights
