@@ -161,8 +161,8 @@ class ForkServer:
                 with contextlib.suppress(ConnectionError):
                     return self._ask(self._server, arguments, streams)
                 self._drop()
-            self._server = self._connect()
             try:
+                self._server = self._connect()
                 return self._ask(self._server, arguments, streams)
             except OSError as error:
                 raise Unavailable(f"no process could be forked: {error}") from error
