@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support import digits
+from tests.support.alive import is_alive
 from tests.support.service import wait_for
 
 
@@ -97,7 +98,7 @@ def test_a_job_ends_although_its_worker_is_killed_and_everything_stops_on_sigter
     everything = psutil.Process(one.process.pid).children(recursive=True)
     one.process.terminate()
     assert one.process.wait(60) == 0
-    assert not [p for p in everything if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not [p for p in everything if is_alive(p)]
 
 
 def test_what_was_there_is_there_after_a_restart(serve, tmp_path):
@@ -120,11 +121,7 @@ def test_children_do_not_outlive_a_killed_serve(serve):
     assert len(everything) >= 4
     one.process.kill()
     one.process.wait()
-
-    def gone() -> bool:
-        return not [p for p in everything if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-    wait_for(gone, "the children to end", within_s=30.0)
+    wait_for(lambda: not [p for p in everything if is_alive(p)], "the children to end", within_s=30.0)
 
 
 def test_without_the_valkey_wheel_a_folder_carries_the_messages(serve, tmp_path):

@@ -1,5 +1,6 @@
 """Start Secateur's real processes on a given database and broker, and hurt them one at a time."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -104,7 +105,8 @@ class Service:
                 process.kill()
                 process.wait()
         for runner in self.runners():
-            runner.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                runner.kill()
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
