@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter, methodcaller
 from typing import Any, cast
 
 import torch
@@ -65,7 +66,17 @@ class Batch:
 
     def sample(self, index: int) -> "Batch":
         """Return one sample as a batch of one."""
-        return Batch(cast(Inputs, _slice(self.inputs, index)), _slice(self.targets, index), 1)
+        return self._changed(itemgetter(slice(index, index + 1)), 1)
+
+    def chunks(self, size: int) -> Iterator["Batch"]:
+        """Split into batches of at most `size` samples."""
+        for start in range(0, self.size, size):
+            stop = min(start + size, self.size)
+            yield self._changed(itemgetter(slice(start, stop)), stop - start)
+
+    def apart(self) -> "Batch":
+        """Give each sample a batch of its own: tensors of [samples, 1, ...]."""
+        return self._changed(methodcaller("unsqueeze", 1), self.size)
 
     @property
     def token_mask(self) -> Tensor | None:
@@ -74,6 +85,11 @@ class Batch:
             mask = self.inputs.get("attention_mask")
             return mask.bool() if mask is not None and mask.dim() == 2 else None
         return None
+
+    def _changed(self, change: Callable[[Tensor], Tensor], size: int) -> "Batch":
+        return Batch(
+            cast(Inputs, _each_tensor(self.inputs, change)), _each_tensor(self.targets, change), size
+        )
 
 
 def read_batches(calibration: Calibration, *, device: torch.device, reason: str) -> list[Batch]:
@@ -129,10 +145,6 @@ def _size(inputs: object) -> int:
         "the inputs of a batch are a tensor, or several in a list or by name, with the samples in their "
         f"first dimension; found {type(inputs).__name__}"
     )
-
-
-def _slice(value: object, index: int) -> object:
-    return _each_tensor(value, lambda tensor: tensor[index : index + 1])
 
 
 def _each_tensor(value: object, change: Callable[[Tensor], Tensor]) -> object:

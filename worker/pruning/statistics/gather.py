@@ -15,7 +15,8 @@ from worker.pruning.statistics.calibration import (
     read_batches,
     undisturbed,
 )
-from worker.pruning.statistics.gradients import GRADIENTS, Differentiation, gather_gradients
+from worker.pruning.statistics.differentiation import Differentiation
+from worker.pruning.statistics.gradients import GRADIENTS, gather_gradients
 from worker.pruning.statistics.layer import (
     EstimatesCurvature,
     LayerStatistics,

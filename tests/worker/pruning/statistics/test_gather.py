@@ -25,7 +25,7 @@ EVERYTHING = Reads(
 
 
 class Fails(nn.Module):
-    """Raises in its second forward pass, behind a layer."""
+    """Raises from its second forward pass on, behind a layer."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Fails(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         y = self.inside(x)
-        if self.calls == 2:
+        if self.calls >= 2:
             raise RuntimeError("out of luck")
         return y
 
