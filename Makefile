@@ -22,7 +22,7 @@ demo: $(STAMP) ## Train, serve, prune and report on real data (about two minutes
 	$(BIN)/python -m benchmarks.demo
 
 test: $(STAMP) ## Run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 SEED ?= 1
 ROUNDS ?= 60

@@ -26,6 +26,15 @@ settings.register_profile("secateur", deadline=None, suppress_health_check=[Heal
 settings.load_profile("secateur")
 
 
+# They wait for processes, and take minutes a file: last, one of them would leave the other cores idle.
+_FIRST = ("tests/e2e", "tests/chaos", "tests/docs", "tests/worker/pipeline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_FIRST))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
-from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event
+from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event, literal_column
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
@@ -53,23 +53,24 @@ class now_plus(FunctionElement[datetime]):
     """The database's own clock plus some seconds: leases never trust the clock of a worker."""
 
     type = UtcDateTime()
-    inherit_cache = False
+    inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__()
-        self.seconds = float(seconds)
+        # As a clause: what a compiled statement is found by has to tell one number of seconds from another.
+        super().__init__(literal_column(f"{float(seconds):+.3f}"))
 
 
 @compiles(now_plus, "sqlite")
 def _now_plus_sqlite(element: now_plus, compiler: SQLCompiler, **_: object) -> str:
     # %f has three digits; SQLAlchemy writes six, and these strings are compared as text.
-    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '{element.seconds:+.3f} seconds') || '000')"
+    seconds = compiler.process(element.clauses)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '{seconds} seconds') || '000')"
 
 
 @compiles(now_plus, "postgresql")
 def _now_plus_postgresql(element: now_plus, compiler: SQLCompiler, **_: object) -> str:
     # clock_timestamp moves on inside a transaction, as SQLite's 'now' does between statements.
-    return f"(clock_timestamp() + make_interval(secs => {element.seconds:.3f}))"
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses)}))"
 
 
 def make_engine(database_url: str) -> Engine:

@@ -1,7 +1,7 @@
 """What a database connection of ours promises."""
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
 from app.core import db
@@ -44,3 +44,23 @@ def test_a_server_that_only_reads_is_left_for_another(postgres):
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO jobs VALUES (1)"))
     engine.dispose()
+
+
+def test_a_statement_about_another_moment_is_not_taken_for_the_one_before(database_url):
+    """Statements are compiled once each and found again by what they say: the seconds belong to that."""
+    engine = db.make_engine(database_url)
+    with engine.connect() as connection:
+        now, later, before = (
+            connection.scalar(select(db.now_plus(seconds))) for seconds in (0.0, 3600.0, -3600.0)
+        )
+    engine.dispose()
+    assert (later - now).total_seconds() == pytest.approx(3600.0, abs=60.0)
+    assert (before - now).total_seconds() == pytest.approx(-3600.0, abs=60.0)
+
+
+def test_a_question_that_is_asked_again_is_not_compiled_again(database_url):
+    engine = db.make_engine(database_url)
+    with engine.connect() as connection:
+        hits = [connection.execute(select(db.now_plus(5.0))).context.cache_hit.name for _ in range(2)]
+    engine.dispose()
+    assert hits == ["CACHE_MISS", "CACHE_HIT"]
