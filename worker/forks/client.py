@@ -44,7 +44,7 @@ class Starter(Protocol):
     """Starts processes that run the `main` of one module."""
 
     def prepare(self) -> None:
-        """Begin with what the first process would wait for; raises OSError."""
+        """Begin with what the first process would wait for."""
         ...
 
     def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
@@ -147,10 +147,12 @@ class ForkServer:
         self._server: _Server | None = None
 
     def prepare(self) -> None:
-        """Start the server, which imports while others wait for nothing; raises OSError."""
+        """Start the server, which imports while others wait for nothing."""
         with self._lock:
+            # What fails here fails again, and is told, when a process is asked for.
             if self._server is None:
-                self._server = self._connect()
+                with contextlib.suppress(OSError):
+                    self._server = self._connect()
 
     def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
         """Start one process with these file descriptors; raises Unavailable when none can be had."""

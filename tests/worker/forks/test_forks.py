@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -161,6 +162,20 @@ def test_a_server_that_cannot_start_is_no_fault_of_the_job():
     server = spawn_server("tests.worker.forks.no_such_module", os.environ)
     with pytest.raises(Unavailable, match="no process could be forked"):
         server.start([], stdin=0, stdout=1, stderr=2)
+    server.close()
+
+
+def test_a_system_without_room_for_a_server_is_met_by_the_first_request_and_not_before():
+    server = spawn_server(MODULE, runner_environment(threads=1, gpu=None))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        server.prepare()
+        with pytest.raises(Unavailable, match="no process could be forked"):
+            server.start([], stdin=0, stdout=1, stderr=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert Started(server, "answer").read()[2] == 7
     server.close()
 
 
