@@ -17,6 +17,8 @@ COPY app app
 COPY worker worker
 COPY migrations migrations
 RUN pip install ${TORCH_INDEX_ARGS} .
+# Programs here start out of this folder, in which they may not write: what is not compiled now, each compiles.
+RUN python -m compileall -q app worker
 USER secateur
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
     CMD ["python", "-m", "app.health", "worker"]
@@ -29,6 +31,7 @@ COPY app app
 COPY worker worker
 COPY migrations migrations
 RUN pip install --no-deps .
+RUN python -m compileall -q app worker
 USER secateur
 ENV SECATEUR_HOST=0.0.0.0
 EXPOSE 8000
