@@ -53,7 +53,7 @@ def gather_per_sample(of: Differentiation) -> dict[Statistic, Tensors]:
 
 def _gradients(of: Differentiation, leaves: Tensors, weights: Tensors) -> Iterator[Tensors]:
     """Yield the gradients of some samples, [samples, *weight], until all had their turn."""
-    at_once = _MEMORY // sum(4 * leaf.numel() for leaf in leaves.values())
+    at_once = _MEMORY // max(1, sum(4 * leaf.numel() for leaf in leaves.values()))
     if at_once < _FEWEST:
         at_once = 1
     for batch in of.batches:
