@@ -5,14 +5,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from app.core.huggingface import SHARD, WEIGHTS_ROLE
 from app.core.spec import JobSpec, Structure
 from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject, Model
-from app.services.block_plans import BlockPrediction, predict_blocks
+from app.services.block_plans import BlockPrediction
+from app.services.cut_plans import count_overhead, predict_cut
 from app.services.layer_rows import Wish, merge_rows
 from app.services.specs import ResolvedSpec
-from app.services.structure_plans import BYTES_A_PARAMETER, Prediction, predict
+from app.services.structure_plans import BYTES_A_PARAMETER, Prediction
 
 # A training step costs about three forward passes: forward, gradients of activations, gradients of weights.
 _FORWARDS_A_TRAINING_STEP = 3
@@ -99,33 +99,12 @@ def _plan_sizes(resolved: ResolvedSpec) -> JsonObject:
 
 def _predict_cut(structure: Structure, model: Model) -> tuple[dict[str, int] | None, str]:
     """Return what the sizes come to after the cut, and how that is known or why not."""
-    assert model.inspection is not None
-    parameters, macs, overhead_bytes = model.parameters or 0, model.macs or 0, _count_overhead(model)
-    whole = {"parameters": parameters, "macs": macs, "overhead_bytes": overhead_bytes}
-    found: Prediction | BlockPrediction | str
-    if structure.cuts_blocks:
-        found = predict_blocks(structure, model.inspection, **whole)
-    else:
-        found = predict(structure, model.inspection, **whole)
+    found = predict_cut(structure, model)
     if isinstance(found, str):
         return None, found
     why = _tell_blocks(found) if isinstance(found, BlockPrediction) else _tell_shares(found, structure)
-    size_bytes = BYTES_A_PARAMETER * found.parameters + overhead_bytes
+    size_bytes = BYTES_A_PARAMETER * found.parameters + count_overhead(model)
     return {"parameters": found.parameters, "macs": found.macs, "size_bytes": size_bytes}, why
-
-
-def _count_overhead(model: Model) -> int:
-    """Count the bytes of the weights' files that are no parameters: their headers and buffers.
-
-    Files of half precision say nothing of it, and count none.
-    """
-    files = [
-        file["size_bytes"]
-        for role, file in (model.files or {}).items()
-        if role == WEIGHTS_ROLE or SHARD.fullmatch(role)
-    ]
-    weights = sum(files) if files else model.size_bytes
-    return max(weights - BYTES_A_PARAMETER * (model.parameters or 0), 0)
 
 
 def _tell_blocks(found: BlockPrediction) -> str:

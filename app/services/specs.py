@@ -22,6 +22,7 @@ from app.core.spec import Choice, JobSpec
 from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject, Model
 from app.services import faults
+from app.services.cut_plans import find_target_faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_contradictions, find_row_faults
 from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
@@ -83,7 +84,7 @@ def resolve(
         spec, output_items = _resolve_outputs(spec, model)
         items += output_items
     if model is not None and model.inspection is not None:
-        items += _find_layer_faults(spec, model.inspection)
+        items += _find_layer_faults(spec, model, model.inspection)
     if items or model is None:
         raise faults.refusal(InvalidSpec, items, what="the spec")
     _refuse_rejected(model)
@@ -190,7 +191,7 @@ def _find_missing_judge(spec: JobSpec, dataset: Dataset) -> list[ErrorItem]:
     return [ErrorItem(pointer="/finetune/early_stopping", code="validation_split_required", detail=detail)]
 
 
-def _find_layer_faults(spec: JobSpec, inspection: JsonObject) -> list[ErrorItem]:
+def _find_layer_faults(spec: JobSpec, model: Model, inspection: JsonObject) -> list[ErrorItem]:
     layers = inspection["layers"]
     items = find_row_faults(spec.recipe.layers, layers) or find_contradictions(spec.recipe.layers, layers)
     if spec.structure is None:
@@ -198,7 +199,8 @@ def _find_layer_faults(spec: JobSpec, inspection: JsonObject) -> list[ErrorItem]
     # What the cut leaves to be pruned is not known yet.
     at, rows = "/structure/layers", spec.structure.layers
     cut_items = find_row_faults(rows, layers, at=at) or find_contradictions(rows, layers, at=at)
-    return items + (cut_items or find_group_faults(spec.structure, inspection))
+    cut_items = cut_items or find_group_faults(spec.structure, inspection)
+    return items + (cut_items or find_target_faults(spec.structure, model))
 
 
 def _refuse_rejected(model: Model) -> None:

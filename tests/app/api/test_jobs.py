@@ -102,7 +102,7 @@ def recipe(**changes):
 
 
 def structure(**changes):
-    return {"structure": {"target": {"metric": "macs", "value": 1000}} | changes}
+    return {"structure": {"target": {"metric": "macs", "value": 100_000}} | changes}
 
 
 @pytest.mark.parametrize(
