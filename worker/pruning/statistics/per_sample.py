@@ -72,7 +72,7 @@ def _try_all(of: Differentiation, chunk: Batch, leaves: Tensors, weights: Tensor
     try:
         return _of_all(of, chunk, leaves, weights)
     except Exception as error:  # what the model cannot do with a single sample either is raised there
-        _log.info("samples pass one by one", extra={"reason": str(error)})
+        _log.info("samples pass one by one", extra={"reason": str(error)[:200]})
         return None
 
 
