@@ -46,7 +46,7 @@ class Serve:
         """Return the live children by a word of their command."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
-            line = " ".join(child.cmdline())
+            line = " ".join(child.cmdline()) if is_alive(child) else ""
             name = next((n for n in ("valkey", " api", " relay", "worker") if n in line), None)
             if name:
                 found[name.strip()] = child
