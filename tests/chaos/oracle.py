@@ -121,7 +121,8 @@ def one_attempt_at_a_time(evidence: Evidence) -> Iterator[Breach]:
             elif event.type in _RUNNER_EVENTS and open_epoch is None:
                 yield Breach("I5", job.id, f"event {event.seq} {event.type} outside of any attempt")
         counted = [a for a in attempts if not _is_free(a, job)]
-        got_on = [a for a in counted if _may_have_got_on(a, attempts)]
+        is_damaged = job.id in evidence.damaged
+        got_on = [a for a in counted if _may_have_got_on(a, attempts, is_damaged=is_damaged)]
         if not len(counted) - len(got_on) <= job.attempt <= len(counted):
             ends = [f"{a.ended} {a.class_}: {a.detail}, from {a.resumed_from}" for a in attempts]
             found = f"{len(counted)} count or got on, {len(got_on)} of them got on"
@@ -175,13 +176,16 @@ def _is_free(attempt: JobAttempt, job: Job) -> bool:
     return attempt.ended in (AttemptEnd.RELEASED, AttemptEnd.PAUSED)
 
 
-def _may_have_got_on(attempt: JobAttempt, attempts: Sequence[JobAttempt]) -> bool:
-    """Tell whether a later attempt shows, or none can, that one whose process died came further."""
+def _may_have_got_on(attempt: JobAttempt, attempts: Sequence[JobAttempt], *, is_damaged: bool) -> bool:
+    """Tell whether a later attempt shows, or none can, that one whose process died came further.
+
+    None can where we damaged what it left: the next goes on from before that.
+    """
     later = [other for other in attempts if other.epoch > attempt.epoch]
     begun = [other.resumed_from for other in later if other.resumed_from is not None]
     if attempt.ended not in _DEATHS or (attempt.epoch > 1 and attempt.resumed_from is None):
         return False
-    if not begun or any(other.warnings for other in later):
+    if is_damaged or not begun or any(other.warnings for other in later):
         return True
     return max(map(_place, begun)) > _place(attempt.resumed_from)
 
