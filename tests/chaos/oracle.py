@@ -181,6 +181,9 @@ def _may_have_got_on(attempt: JobAttempt, attempts: Sequence[JobAttempt], *, is_
 
     None can where we damaged what it left: the next goes on from before that.
     """
+    if attempt.ended == AttemptEnd.CANCELLED:
+        # It may have been given back, or have died, when its job turned out to be cancelled.
+        return True
     later = [other for other in attempts if other.epoch > attempt.epoch]
     begun = [other.resumed_from for other in later if other.resumed_from is not None]
     if attempt.ended not in _DEATHS or (attempt.epoch > 1 and attempt.resumed_from is None):
