@@ -80,6 +80,13 @@ def test_a_sparsity_that_is_none_is_refused_at_its_place(client, model_id, value
         ),
         (structure(kinds=["block"], multiple_of=8), "/structure", "value_error", "expected multiple_of 1"),
         (
+            structure(target={"metric": "macs", "value": 1}),
+            "/structure/target/value",
+            "sparsity_unreachable",
+            "even the smallest model",
+        ),
+        (structure(kinds=["head"]), "/structure/kinds", "nothing_to_prune", "asked for head"),
+        (
             structure(kinds=["block"]) | {"finetune": {"distillation": {"hidden_states": 1.0}}},
             "/finetune/distillation/hidden_states",
             "blocks_without_match",
