@@ -103,8 +103,9 @@ class Cluster:
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        for url in self.urls:
-            wait_for(lambda url=url: _answers(url), f"{url} to answer", within_s=120.0)
+        with httpx.Client(timeout=10.0, trust_env=False) as http:
+            for url in self.urls:
+                wait_for(lambda url=url: _answers(http, url), f"{url} to answer", within_s=120.0)
 
     def runners(self) -> list[psutil.Process]:
         """Return the live runner processes, wherever in the process tree they are."""
@@ -259,8 +260,8 @@ def _processes() -> Iterator[psutil.Process]:
     return psutil.process_iter()
 
 
-def _answers(url: str) -> bool:
+def _answers(http: httpx.Client, url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/readyz", timeout=10.0, trust_env=False).status_code == 200
+        return http.get(f"{url}/readyz").status_code == 200
     time.sleep(0.1)
     return False

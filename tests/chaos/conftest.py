@@ -1,7 +1,7 @@
 """One scaled cluster for the tests that hurt it in one known way each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import pytest
@@ -23,6 +23,7 @@ class Bench:
     site: Site
     model_id: str
     journal: Journal
+    asking: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20.0, trust_env=False))
 
     def spec(self, key: str, *, steps: int = 20, way: str = "well", **resources: object) -> dict:
         return light_job.make_spec(self.model_id, seed=1, steps=steps, way=way, key=key, **resources)
@@ -43,7 +44,7 @@ class Bench:
         def ask() -> httpx.Response | None:
             url = urls[next(tries) % len(urls)]
             try:
-                answer = httpx.request(method, f"{url}{path}", timeout=20.0, trust_env=False, **request)
+                answer = self.asking.request(method, f"{url}{path}", **request)
             except httpx.HTTPError:
                 return None
             return answer if answer.status_code not in (409, 503) else None
@@ -86,4 +87,5 @@ def chaos_bench(postgres: PostgresServer) -> Iterator[Bench]:
         with bench.http() as http:
             bench.model_id = upload_model(http)
         yield bench
+        bench.asking.close()
         bench.journal.close()

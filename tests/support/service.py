@@ -49,6 +49,8 @@ class Service:
         }
         self.settings = Settings(**(values | changes))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        # Whoever makes one for every question reads the certificates for every question.
+        self._http = httpx.Client(base_url=self.url, timeout=5.0, trust_env=False)
 
     @property
     def url(self) -> str:
@@ -120,7 +122,7 @@ class Service:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
+            return self._http.get("/readyz").status_code == 200
         except httpx.TransportError:
             if self.processes["api"].poll() is not None:
                 raise RuntimeError(self.log("api")) from None

@@ -64,7 +64,7 @@ def test_a_model_that_kills_every_check_is_rejected_in_the_end(context):
     model_id = add_model(context, digits.model_bytes())
     for check in range(1, checks.MAX_CHECKS + 1):
         with context.sessions.begin() as session:
-            assert checks.begin(session, model_id, timeout_s=0.0) == check
+            assert checks.begin(session, model_id, timeout_s=-1.0) == check
         with context.sessions.begin() as session:
             checks.sweep(session, hint_again_s=30.0)
     with context.sessions() as session:
@@ -76,7 +76,7 @@ def test_the_verdict_of_an_overtaken_check_changes_nothing(context):
     model_id = add_model(context, digits.model_bytes())
     for _ in range(2):
         with context.sessions.begin() as session:
-            checks.begin(session, model_id, timeout_s=0.0)
+            checks.begin(session, model_id, timeout_s=-1.0)
     with context.sessions.begin() as session:
         checks.reject(session, model_id, 1, checks.CheckCrashed("late").problem())
     with context.sessions() as session:

@@ -41,7 +41,7 @@ def test_what_nobody_speaks_of_is_deleted_after_the_grace_and_not_before(session
     with sessions.begin() as session:
         refer(session, used)
     assert garbage.collect(sessions, store, grace_s=60.0) == 0
-    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 1
     assert blobs.read(used) == b"used"
     with pytest.raises(BlobMissing):
         blobs.size(unused)
@@ -65,7 +65,7 @@ def test_models_that_are_there_datasets_and_artifacts_hold_their_bytes(sessions,
                 loads_in_clean_process=True,
             )
         )
-    assert garbage.collect(sessions, store, grace_s=0.0) == 2
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 2
     assert {name for name, sha256 in digests.items() if blobs.exists(sha256)} == {"ready", "artifact"}
 
 
@@ -81,10 +81,10 @@ def test_bytes_that_cannot_be_deleted_keep_nothing_else_from_it(sessions, blobs,
 
     monkeypatch.setattr(store, "delete", refuse)
     for _ in range(2):
-        garbage.collect(sessions, store, grace_s=0.0)
+        garbage.collect(sessions, store, grace_s=-1.0)
     assert {blob.sha256 for blob in store.list_older_than(-1.0)} == {stuck}
     monkeypatch.undo()
-    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 1
 
 
 def test_a_store_that_deletes_nothing_is_not_asked_for_everything(sessions, blobs, store, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_store_that_deletes_nothing_is_not_asked_for_everything(sessions, blob
 
     monkeypatch.setattr(store, "delete", refuse)
     with pytest.raises(StoreUnavailable):
-        garbage.collect(sessions, store, grace_s=0.0)
+        garbage.collect(sessions, store, grace_s=-1.0)
     assert len(asked) < 20
 
 
@@ -119,7 +119,7 @@ def test_replaced_checkpoints_go_without_a_grace_and_the_newest_two_stay(session
         checkpoints.drop(session, job_id)
     assert garbage.collect_released(sessions, store) == 2
     assert [blobs.exists(sha256) for sha256 in (stage, *steps)] == [False, False, False, False, True]
-    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 1
 
 
 def test_released_bytes_that_another_row_speaks_of_stay(sessions, blobs, store, model_id):
@@ -153,7 +153,7 @@ def a_model(name: str, sha256: str) -> Model:
 
 def test_bytes_marked_for_deletion_can_be_referred_to_by_nobody(sessions, blobs):
     sha256 = write(blobs, b"marked")
-    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    [unused] = garbage.find_unused(sessions, grace_s=-1.0)
     assert garbage.mark(sessions, unused)
     with pytest.raises(BlobGone, match="upload them again"), sessions.begin() as session:
         refer(session, sha256)
@@ -163,7 +163,7 @@ def test_bytes_marked_for_deletion_can_be_referred_to_by_nobody(sessions, blobs)
 
 def test_an_upload_of_bytes_that_are_being_deleted_waits_and_brings_them_again(sessions, blobs, store):
     sha256 = write(blobs, b"twice")
-    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    [unused] = garbage.find_unused(sessions, grace_s=-1.0)
     assert garbage.mark(sessions, unused)
     with ThreadPoolExecutor() as pool:
         again = pool.submit(write, blobs, b"twice")
@@ -177,7 +177,7 @@ def test_an_upload_of_bytes_that_are_being_deleted_waits_and_brings_them_again(s
 def test_bytes_that_somebody_else_has_only_announced_cannot_be_referred_to(sessions, blobs, store):
     """Whoever was silent for longer than the grace has lost them, though their account is open again."""
     sha256 = write(blobs, b"twice")
-    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 1
     blobs.announce(sha256, 5)
     with pytest.raises(BlobGone, match="upload them again"), sessions.begin() as session:
         refer(session, sha256)
@@ -189,7 +189,7 @@ def test_bytes_that_somebody_else_has_only_announced_cannot_be_referred_to(sessi
 def test_bytes_that_were_deleted_after_they_were_written_are_not_confirmed(sessions, blobs, store):
     sha256 = digest(b"slow")
     blobs.announce(sha256, 4)
-    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    [unused] = garbage.find_unused(sessions, grace_s=-1.0)
     assert garbage.mark(sessions, unused)
     with store.stage() as staged:
         staged.write(b"slow")
@@ -206,7 +206,7 @@ def test_bytes_that_were_deleted_after_they_were_written_are_not_confirmed(sessi
 
 def test_a_collector_that_never_ends_makes_an_upload_fail_and_try_later(sessions, blobs):
     sha256 = write(blobs, b"stuck")
-    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    [unused] = garbage.find_unused(sessions, grace_s=-1.0)
     assert garbage.mark(sessions, unused)
     with pytest.raises(StoreUnavailable, match="being deleted"):
         accounts.announce(sessions, sha256, 5, patience_s=0.0)
@@ -215,13 +215,13 @@ def test_a_collector_that_never_ends_makes_an_upload_fail_and_try_later(sessions
 def test_an_upload_that_comes_after_the_references_were_read_keeps_its_bytes(sessions, blobs, store):
     """The classic race: old bytes, found unused; then somebody uploads the same and refers to them."""
     sha256 = write(blobs, b"old")
-    found = garbage.find_unused(sessions, grace_s=0.0)
+    found = garbage.find_unused(sessions, grace_s=-1.0)
     assert [unused.sha256 for unused in found] == [sha256]
     write(blobs, b"old")
     with sessions.begin() as session:
         refer(session, sha256)
     assert not garbage.mark(sessions, found[0])
-    assert garbage.collect(sessions, store, grace_s=0.0) == 0
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 0
     assert blobs.read(sha256) == b"old"
 
 
@@ -232,7 +232,7 @@ def test_a_collector_waits_for_a_reference_that_has_not_committed_and_then_leave
     with ThreadPoolExecutor() as pool:
         with sessions.begin() as session:
             refer(session, sha256)
-            collecting = pool.submit(garbage.collect, sessions, store, grace_s=0.0)
+            collecting = pool.submit(garbage.collect, sessions, store, grace_s=-1.0)
             # Either it waits for us, or it has not begun: it cannot have ended with our bytes.
             assert not collecting.done()
         assert collecting.result(60.0) == 0
@@ -241,7 +241,7 @@ def test_a_collector_waits_for_a_reference_that_has_not_committed_and_then_leave
 
 def test_a_deletion_whose_collector_died_is_ended_by_the_next(sessions, blobs, store):
     sha256 = write(blobs, b"half deleted")
-    [unused] = garbage.find_unused(sessions, grace_s=0.0)
+    [unused] = garbage.find_unused(sessions, grace_s=-1.0)
     assert garbage.mark(sessions, unused)
     assert garbage.collect(sessions, store, grace_s=3600.0) == 1
     assert not blobs.exists(sha256)
@@ -253,11 +253,11 @@ def test_bytes_without_an_account_are_adopted_and_collected_a_grace_later(sessio
     with store.stage() as staged:
         staged.write(b"from an older version")
         sha256 = staged.commit()
-    assert garbage.collect(sessions, store, grace_s=0.0) == 0
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 0
     assert garbage.adopt_unknown(sessions, store, grace_s=-1.0) == 1
     assert garbage.adopt_unknown(sessions, store, grace_s=-1.0) == 0
     assert garbage.collect(sessions, store, grace_s=3600.0) == 0
-    assert garbage.collect(sessions, store, grace_s=0.0) == 1
+    assert garbage.collect(sessions, store, grace_s=-1.0) == 1
     with pytest.raises(BlobMissing):
         store.size(sha256)
 
@@ -291,7 +291,7 @@ def test_uploads_deletions_and_collectors_at_once_lose_no_live_byte_and_leave_no
 
     def collect() -> None:
         while not stop.is_set():
-            garbage.collect(sessions, NoLock(store), grace_s=0.0)
+            garbage.collect(sessions, NoLock(store), grace_s=-1.0)
 
     with ThreadPoolExecutor(8) as pool:
         collectors = [pool.submit(collect) for _ in range(2)]
@@ -303,7 +303,7 @@ def test_uploads_deletions_and_collectors_at_once_lose_no_live_byte_and_leave_no
         for done in collectors:
             done.result(60.0)
     assert faults == []
-    garbage.collect(sessions, store, grace_s=0.0)
+    garbage.collect(sessions, store, grace_s=-1.0)
     assert {blob.sha256 for blob in store.list_older_than(-1.0)} == set(kept)
     for sha256 in set(kept):
         reading.verify(store, sha256)

@@ -93,7 +93,7 @@ class StepByStep(RuleBasedStateMachine):
 
     @rule(target=found, which=st.integers(0, 1))
     def look(self, which):
-        unused = garbage.find_unused(self.sessions, grace_s=0.0)
+        unused = garbage.find_unused(self.sessions, grace_s=-1.0)
         return unused[which % len(unused)] if unused else None
 
     @rule(target=marked, unused=found)
@@ -124,7 +124,7 @@ class StepByStep(RuleBasedStateMachine):
         self.take_over()
         # Who was silent for longer than the grace may write bytes whose account is closed by then.
         garbage.adopt_unknown(self.sessions, self.store, grace_s=-1.0)
-        garbage.collect(self.sessions, self.store, grace_s=0.0)
+        garbage.collect(self.sessions, self.store, grace_s=-1.0)
         assert {blob.sha256 for blob in self.store.list_older_than(-1.0)} == set(self.live.values())
         self.sessions.kw["bind"].dispose()
 
