@@ -133,7 +133,8 @@ class Attempt:
 
     def _run_process(self, runner_input: RunnerInput) -> bool:
         gpu = self._slot.gpu if runner_input.device == "cuda" else None
-        process = RunnerProcess(self._work, self._context.starters[gpu])
+        starter, imports = self._context.starters[gpu], runner_input.model.imports
+        process = RunnerProcess(self._work, starter, imports=imports)
         keeper = CheckpointKeeper(self._context, self._lease, self._work, version=self._context.version)
         self._heartbeat.guard(process.kill)
         try:

@@ -94,7 +94,7 @@ def _run(context: WorkerContext, model_id: str, work: Path) -> _Verdict | None:
     model = model_input(row, context.inputs.into(work, look=partial(_look, context)))
     check_input = CheckInput(model_id=model_id, model=model, threads=settings.runner_threads)
     (work / INPUT_NAME).write_text(check_input.model_dump_json())
-    process = RunnerProcess(work, context.starters[None])
+    process = RunnerProcess(work, context.starters[None], imports=model.imports)
     try:
         return _follow(context, process, work)
     finally:

@@ -7,7 +7,7 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -27,7 +27,7 @@ _CLOCK_SLACK_S = 1.0
 class RunnerProcess:
     """One runner in a folder; its stdin stays open for as long as its supervisor lives."""
 
-    def __init__(self, work: Path, starter: Starter) -> None:
+    def __init__(self, work: Path, starter: Starter, *, imports: Sequence[str] = ()) -> None:
         self._work = work
         end_predecessor(work)
         self._messages: queue.SimpleQueue[RunnerMessage] = queue.SimpleQueue()
@@ -35,7 +35,9 @@ class RunnerProcess:
         self._lifeline, self._stdout = os.fdopen(lifeline, "wb"), os.fdopen(messages, "rb")
         try:
             with (work / LOG_NAME).open("ab") as log:
-                self._process = starter.start([str(work)], stdin=stdin, stdout=stdout, stderr=log.fileno())
+                self._process = starter.start(
+                    [str(work)], imports=imports, stdin=stdin, stdout=stdout, stderr=log.fileno()
+                )
         except BaseException:
             self._lifeline.close()
             self._stdout.close()

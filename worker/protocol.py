@@ -22,6 +22,8 @@ INPUT_NAME = "job.json"
 OUTPUT_FOLDER = "output"
 OUTPUT_NAME = "output.json"
 KEPT_NAME = "kept.json"
+# transformers takes 2 s of CPU time, in the runner and in the process that reads the exported folder.
+_IMPORTS = {"huggingface": ("worker.models.huggingface.network",)}
 
 
 class _Frozen(BaseModel):
@@ -47,6 +49,11 @@ class ModelInput(_Frozen):
             for role in sorted(self.files)
             if role == WEIGHTS_ROLE or SHARD.fullmatch(role) is not None
         )
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The modules that a process which reads it imports for seconds, and only for such a format."""
+        return _IMPORTS.get(self.format, ())
 
     @property
     def digest(self) -> str:

@@ -1,6 +1,7 @@
 """A process with pipes for its streams, however it is started."""
 
 import os
+from collections.abc import Sequence
 
 import psutil
 
@@ -12,10 +13,12 @@ WITHIN_S = 60.0
 class Started:
     """A process with pipes for its streams."""
 
-    def __init__(self, starter: Starter, *arguments: str) -> None:
+    def __init__(self, starter: Starter, *arguments: str, imports: Sequence[str] = ()) -> None:
         (stdin, self._lifeline), (self._out, stdout), (self._err, stderr) = os.pipe(), os.pipe(), os.pipe()
         try:
-            self.child: Child = starter.start(arguments, stdin=stdin, stdout=stdout, stderr=stderr)
+            self.child: Child = starter.start(
+                arguments, imports=imports, stdin=stdin, stdout=stdout, stderr=stderr
+            )
         finally:
             for number in (stdin, stdout, stderr):
                 os.close(number)

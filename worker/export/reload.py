@@ -66,7 +66,13 @@ def reload_in_clean_process(folder: Path, request: ReloadRequest, starter: Start
         os.fdopen(said_by_it, errors="replace") as stream,
     ):
         try:
-            process = starter.start([str(folder)], stdin=stdin, stdout=nowhere.fileno(), stderr=stderr)
+            process = starter.start(
+                [str(folder)],
+                imports=request.exported.imports,
+                stdin=stdin,
+                stdout=nowhere.fileno(),
+                stderr=stderr,
+            )
         finally:
             os.close(stdin)
             os.close(stderr)

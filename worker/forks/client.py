@@ -47,8 +47,13 @@ class Starter(Protocol):
         """Begin with what the first process would wait for."""
         ...
 
-    def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
-        """Start one process with these file descriptors; raises Unavailable or OSError."""
+    def start(
+        self, arguments: Sequence[str], *, imports: Sequence[str] = (), stdin: int, stdout: int, stderr: int
+    ) -> Child:
+        """Start one process with these file descriptors; raises Unavailable or OSError.
+
+        `imports` are modules that it will need and that take long to import: what is shared may have them.
+        """
         ...
 
 
@@ -63,8 +68,10 @@ class Spawner:
     def prepare(self) -> None:
         """Do nothing: nothing is shared."""
 
-    def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
-        """Start one process with these file descriptors; raises OSError."""
+    def start(
+        self, arguments: Sequence[str], *, imports: Sequence[str] = (), stdin: int, stdout: int, stderr: int
+    ) -> Child:
+        """Start one process with these file descriptors; it imports by itself. Raises OSError."""
         return subprocess.Popen(
             [sys.executable, "-m", self.module, *arguments],
             stdin=stdin,
@@ -154,18 +161,21 @@ class ForkServer:
                 with contextlib.suppress(OSError):
                     self._server = self._connect()
 
-    def start(self, arguments: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
+    def start(
+        self, arguments: Sequence[str], *, imports: Sequence[str] = (), stdin: int, stdout: int, stderr: int
+    ) -> Child:
         """Start one process with these file descriptors; raises Unavailable when none can be had."""
+        request = json.dumps({"arguments": list(arguments), "imports": list(imports)}).encode()
         streams = [stdin, stdout, stderr]
         with self._lock:
             if self._server is not None:
                 # It may have ended since the last request: whoever is short of memory may have chosen it.
                 with contextlib.suppress(ConnectionError):
-                    return self._ask(self._server, arguments, streams)
+                    return self._ask(self._server, request, streams)
                 self._drop()
             try:
                 self._server = self._connect()
-                return self._ask(self._server, arguments, streams)
+                return self._ask(self._server, request, streams)
             except OSError as error:
                 raise Unavailable(f"no process could be forked: {error}") from error
 
@@ -179,14 +189,13 @@ class ForkServer:
             self._server.close()
             self._server = None
 
-    def _ask(self, server: _Server, arguments: Sequence[str], streams: Sequence[int]) -> Forked:
+    def _ask(self, server: _Server, request: bytes, streams: Sequence[int]) -> Forked:
         """Ask for one process; raises ConnectionError when the server is gone, Unavailable when it hangs."""
         ours, theirs = _make_pair()
         try:
             with theirs:
-                message = json.dumps(list(arguments)).encode()
-                socket.send_fds(server.control, [message], [*streams, theirs.fileno()])
-            # The first request waits for what the server imports.
+                socket.send_fds(server.control, [request], [*streams, theirs.fileno()])
+            # The first request waits for what the server imports, and the first with other imports again.
             ours.settimeout(_START_S)
             said = ours.recv(_MESSAGE_BYTES)
             ours.settimeout(None)

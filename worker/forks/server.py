@@ -4,8 +4,9 @@ Importing torch takes seconds of CPU time; a fork has it at once, and shares its
 nothing but fork and wait: it computes nothing, opens no file of a job, and has one thread, so that what it
 forks is as good as new. It needs Linux, whose file descriptors of processes tell when one has ended.
 
-A request is a JSON list of arguments with four file descriptors: stdin, stdout, stderr, and a socket that
-hears the process id, and the exit code later (as subprocess counts it: -n for signal n).
+A request is JSON, {"arguments": [...], "imports": [...]}, with four file descriptors: stdin, stdout, stderr,
+and a socket that hears the process id, and the exit code later (as subprocess counts it: -n for signal n).
+What is in its imports is imported before the fork, so that all later processes have it too.
 """
 
 import importlib
@@ -60,11 +61,13 @@ class _Server:
         if not message:
             return False
         *streams, report = descriptors
+        request = json.loads(message)
+        _import_all(request["imports"])
         pid = os.fork()
         if pid == 0:
             self._forget()
             os.close(report)
-            _become(self._module, json.loads(message), streams, leads=self._leads)
+            _become(self._module, request["arguments"], streams, leads=self._leads)
         if self._leads:
             # Here too: whoever is told of the process may signal its group at once.
             with suppress(PermissionError, ProcessLookupError):
@@ -98,6 +101,16 @@ class _Server:
         for descriptor, (_, report) in self._children.items():
             os.close(descriptor)
             report.close()
+
+
+def _import_all(modules: list[str]) -> None:
+    """Import what the process that was asked for would import, and after it many others."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception:
+            # The process fails by it as well, and says so where its user reads it.
+            traceback.print_exc()
 
 
 def _tell(report: socket.socket, number: int) -> bool:

@@ -37,7 +37,7 @@ class Ends:
     def prepare(self) -> None:
         """There is nothing to prepare."""
 
-    def start(self, arguments, *, stdin: int, stdout: int, stderr: int) -> Ended:
+    def start(self, arguments, *, imports=(), stdin: int, stdout: int, stderr: int) -> Ended:
         return Ended(self._returncode)
 
 

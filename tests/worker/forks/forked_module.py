@@ -1,5 +1,6 @@
 """What the tests of the fork server fork."""
 
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,9 @@ def main(arguments: list[str]) -> int:
             return 7
         case ["environment"]:
             sys.stdout.write(json.dumps(dict(os.environ)))
+            return 0
+        case ["importer", module]:
+            sys.stdout.write(json.dumps([os.getpid(), importlib.import_module(module).IMPORTED_BY]))
             return 0
         case ["descriptors"]:
             found = {int(path.name) for path in Path("/proc/self/fd").iterdir()}

@@ -16,8 +16,11 @@ from app.core.errors import Unavailable
 from tests.support.started import WITHIN_S, Started
 from worker.forks.client import LOST, Spawner, Starter, spawn_server
 from worker.process import runner_environment
+from worker.protocol import ModelInput
 
 MODULE = "tests.worker.forks.forked_module"
+IMPORTED = "tests.worker.forks.imported_module"
+MISSING = "tests.worker.forks.no_such_module"
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,23 @@ def test_arguments_arrive_as_they_are_and_it_leads_a_group(starter):
 
 def test_one_knows_nothing_of_the_one_before(forks):
     assert [Started(forks, "remember").read()[0] for _ in range(3)] == ["[]"] * 3
+
+
+def test_what_one_needs_is_imported_once_for_all(forks):
+    def ask(**how) -> list[int]:
+        return json.loads(Started(forks, "importer", IMPORTED, **how).read()[0])
+
+    alone, by_itself = ask()
+    assert by_itself == alone
+    (first, importer), (second, again) = (ask(imports=[IMPORTED]) for _ in range(2))
+    assert importer == again
+    assert importer not in (first, second)
+
+
+def test_what_cannot_be_imported_before_is_for_the_process_to_tell(forks):
+    started = Started(forks, "importer", MISSING, imports=[MISSING])
+    assert "No module named" in started.read()[1]
+    assert Started(forks, "answer", imports=[MISSING]).read()[2] == 7
 
 
 def test_its_environment_is_its_servers(forks, monkeypatch):
@@ -159,7 +179,7 @@ def test_a_server_ends_with_whoever_asked_it():
 
 
 def test_a_server_that_cannot_start_is_no_fault_of_the_job():
-    server = spawn_server("tests.worker.forks.no_such_module", os.environ)
+    server = spawn_server(MISSING, os.environ)
     with pytest.raises(Unavailable, match="no process could be forked"):
         server.start([], stdin=0, stdout=1, stderr=2)
     server.close()
@@ -181,8 +201,11 @@ def test_a_system_without_room_for_a_server_is_met_by_the_first_request_and_not_
 
 def test_the_module_of_runners_starts_no_thread_and_touches_no_gpu():
     """What is imported before a fork decides whether the fork is sound."""
+    folder = ModelInput(format="huggingface", architecture={}, files={}, sha256={})
+    modules = ("worker.runner", "worker.export.clean", *folder.imports)
+    assert len(modules) > 2
     code = (
-        "import os, sys, worker.runner, worker.export.clean;"
+        f"import os, sys, {', '.join(modules)};"
         "maps = open('/proc/self/maps').read();"
         'sys.exit(f\'{len(os.listdir("/proc/self/task"))} {"libcuda.so" in maps}\')'
     )
