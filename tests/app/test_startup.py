@@ -2,8 +2,7 @@
 
 import os
 import socket
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,38 @@ from sqlalchemy import text
 from app.core import schema
 from app.core.db import make_engine
 from app.core.startup import CannotStart, read_settings, unknown_settings
+from tests.support.commands import Commands, Ended
 
 COMMANDS = {
-    "api": ["-m", "app.cli", "api"],
-    "relay": ["-m", "app.cli", "relay"],
-    "worker": ["-m", "worker"],
-    "migrate": ["-m", "app.cli", "migrate"],
-    "serve": ["-m", "app.cli", "serve"],
+    "api": ["secateur", "api"],
+    "relay": ["secateur", "relay"],
+    "worker": ["worker"],
+    "migrate": ["secateur", "migrate"],
+    "serve": ["secateur", "serve"],
 }
 LONG_RUNNING = ("api", "relay", "worker")
 SECRET = "hunter2secret"
 
 
-def start(name: str, folder: Path, *, arguments: tuple[str, ...] = (), **environment: str) -> str:
-    """Start a process that must refuse; returns its sentence."""
-    env = dict(os.environ) | {"SECATEUR_DATA_DIR": str(folder), "SECATEUR_START_WAIT_S": "0"} | environment
-    done = subprocess.run(
-        [sys.executable, *COMMANDS[name], *arguments], env=env, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def start(commands) -> Callable[..., str]:
+    """Return a function that starts a process that must refuse, and returns its sentence."""
+
+    def start(name: str, folder: Path, *, arguments: tuple[str, ...] = (), **environment: str) -> str:
+        given = {"SECATEUR_DATA_DIR": str(folder), "SECATEUR_START_WAIT_S": "0"} | environment
+        return read_refusal(commands.run(*COMMANDS[name], *arguments, env=os.environ | given))
+
+    return start
+
+
+def read_refusal(done: Ended) -> str:
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -53,7 +66,7 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_database_that_does_not_answer(name, tmp_path):
+def test_a_database_that_does_not_answer(start, name, tmp_path):
     url = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:{closed_port()}/secateur"
     sentence = start(name, tmp_path, SECATEUR_DATABASE_URL=url)
     assert "the database does not answer" in sentence
@@ -68,12 +81,12 @@ def test_a_database_that_does_not_answer(name, tmp_path):
         ("migrate", f"postgresql+nodriver://me:{SECRET}@db/x"),
     ],
 )
-def test_a_database_url_that_cannot_be(name, url, tmp_path):
+def test_a_database_url_that_cannot_be(start, name, url, tmp_path):
     assert "SECATEUR_DATABASE_URL: expected" in start(name, tmp_path, SECATEUR_DATABASE_URL=url)
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
-def test_a_database_without_a_schema(name, tmp_path):
+def test_a_database_without_a_schema(start, name, tmp_path):
     sentence = start(name, tmp_path)
     assert "older than this version" in sentence
     assert "found none" in sentence
@@ -81,7 +94,7 @@ def test_a_database_without_a_schema(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_database_of_a_newer_version(name, migrated):
+def test_a_database_of_a_newer_version(start, name, migrated):
     engine = make_engine(f"sqlite:///{migrated / 'secateur.db'}")
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -93,26 +106,26 @@ def test_a_database_of_a_newer_version(name, migrated):
 
 
 @pytest.mark.parametrize("name", [*LONG_RUNNING, "serve"])
-def test_a_broker_that_does_not_answer(name, migrated):
+def test_a_broker_that_does_not_answer(start, name, migrated):
     url = f"redis://:{SECRET}@127.0.0.1:{closed_port()}/0"
     sentence = start(name, migrated, SECATEUR_BROKER_URL=url)
     assert "the broker does not answer" in sentence
     assert "SECATEUR_BROKER_URL is 'redis://:***@127.0.0.1" in sentence
 
 
-def test_a_broker_url_that_cannot_be(migrated):
+def test_a_broker_url_that_cannot_be(start, migrated):
     sentence = start("relay", migrated, SECATEUR_BROKER_URL=f"kafka://me:{SECRET}@k")
     assert "SECATEUR_BROKER_URL: expected one of redis://" in sentence
 
 
 @pytest.mark.parametrize("name", [*LONG_RUNNING, "serve"])
-def test_a_store_that_cannot_be_written(name, migrated):
+def test_a_store_that_cannot_be_written(start, name, migrated):
     (migrated / "file").touch()
     sentence = start(name, migrated, SECATEUR_STORE_URL=f"file://{migrated / 'file' / 'store'}")
     assert "SECATEUR_STORE_URL: expected a folder that can be written" in sentence
 
 
-def test_a_store_url_that_cannot_be(migrated):
+def test_a_store_url_that_cannot_be(start, migrated):
     sentence = start("api", migrated, SECATEUR_STORE_URL=f"ftp://me:{SECRET}@host/x")
     assert "store" in sentence.lower()
 
@@ -125,7 +138,7 @@ def test_a_store_url_that_cannot_be(migrated):
         ("sqlite:////tmp/x/other.db", f"ftp://me:{SECRET}@host/x", "--store: "),
     ],
 )
-def test_a_place_to_move_to_that_cannot_be(migrated, to, store, said):
+def test_a_place_to_move_to_that_cannot_be(start, migrated, to, store, said):
     sentence = start("migrate", migrated, arguments=("--to", to, "--store", store))
     assert said in sentence
 
@@ -138,10 +151,9 @@ def test_a_place_to_move_to_that_cannot_be(migrated, to, store, said):
         ("STORE", f"ftp://me:{SECRET}@host/x"),
     ],
 )
-def test_doctor_says_of_which_part_the_url_cannot_be(migrated, name, url):
+def test_doctor_says_of_which_part_the_url_cannot_be(commands, migrated, name, url):
     env = os.environ | {"SECATEUR_DATA_DIR": str(migrated), f"SECATEUR_{name}_URL": url}
-    command = [sys.executable, "-m", "app.cli", "doctor"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = commands.run("secateur", "doctor", env=env)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -150,14 +162,14 @@ def test_doctor_says_of_which_part_the_url_cannot_be(migrated, name, url):
 
 
 @pytest.mark.parametrize("name", ["worker", "migrate"])
-def test_settings_that_cannot_be_are_all_named(name, tmp_path):
+def test_settings_that_cannot_be_are_all_named(start, name, tmp_path):
     sentence = start(name, tmp_path, SECATEUR_PORT="web", SECATEUR_LEASE_S="-1")
     assert "SECATEUR_PORT: " in sentence
     assert "found 'web'" in sentence
     assert "SECATEUR_LEASE_S: " in sentence
 
 
-def test_a_port_that_is_taken(migrated):
+def test_a_port_that_is_taken(start, migrated):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
