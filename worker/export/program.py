@@ -8,8 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from app.core.errors import ExportMismatch
 from worker.export.child import raise_for_exit
 from worker.models.inputs import Inputs, compute_logits
 from worker.numerics import is_out_of_memory
+
+Case = dict[str, Any]  # Any: JSON
 
 _RUNNER = Path(__file__).with_name("program_runner.py")
 # What the tracer noted of where in whose code an operation was asked for.
@@ -42,21 +45,14 @@ def write_program(module: nn.Module, inputs: Inputs, path: Path) -> None:
     torch.export.save(program, path)
 
 
-def run_program(path: Path, inputs: Inputs, folder: Path) -> Tensor:
-    """Run a program in a clean process that imports torch and nothing else; returns its logits, float32.
+def run_program(path: Path, cases: Sequence[Inputs], folder: Path) -> list[Tensor]:
+    """Run a program in a clean process that imports torch and nothing else; returns logits, float32, by case.
 
     What it reads and writes lies in `folder`. Raises ExportMismatch when it does not load or run; Unavailable
     or OutOfMemory when this machine could not find out.
     """
-    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
-    described = []
-    for number, (name, tensor) in enumerate(named.items()):
-        file = folder / f"program-input-{number}.bin"
-        file.write_bytes(tensor.contiguous().numpy().tobytes())
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        described.append({"name": name, "file": str(file), "shape": list(tensor.shape), "dtype": dtype})
-    answer = folder / "program-output.bin"
-    request = {"program": str(path), "inputs": described, "output": str(answer)}
+    asked = [_write_case(case, folder, f"case-{number}") for number, case in enumerate(cases)]
+    request = {"program": str(path), "cases": asked}
     done = subprocess.run(
         [sys.executable, "-I", str(_RUNNER), json.dumps(request)],
         env=dict(os.environ) | {"CUDA_VISIBLE_DEVICES": ""},
@@ -68,8 +64,23 @@ def run_program(path: Path, inputs: Inputs, folder: Path) -> Tensor:
     raise_for_exit(
         done.returncode, done.stderr, failure="model.pt2 does not run in a process with torch alone"
     )
-    shape = json.loads(done.stdout)
-    return torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32).reshape(shape)
+    return [_read_answer(case, shape) for case, shape in zip(asked, json.loads(done.stdout), strict=True)]
+
+
+def _write_case(inputs: Inputs, folder: Path, label: str) -> Case:
+    named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+    described = []
+    for number, (name, tensor) in enumerate(named.items()):
+        file = folder / f"{label}-input-{number}.bin"
+        file.write_bytes(tensor.contiguous().numpy().tobytes())
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        described.append({"name": name, "file": str(file), "shape": list(tensor.shape), "dtype": dtype})
+    return {"inputs": described, "output": str(folder / f"{label}-output.bin")}
+
+
+def _read_answer(case: Case, shape: Sequence[int]) -> Tensor:
+    raw = bytearray(Path(case["output"]).read_bytes())
+    return torch.frombuffer(raw, dtype=torch.float32).reshape(shape)
 
 
 class _Images(nn.Module):

@@ -9,20 +9,20 @@ import torch
 
 
 def main(request: dict) -> None:  # type: ignore[type-arg]  # JSON
-    """Answer a request: the program's file, its inputs as raw bytes, and where its answer goes."""
+    """Answer a request: the program's file, and cases, each of inputs as raw bytes and where its answer goes.
+
+    What the machine lacks is the exit status; see worker.export.child, which this file may not import.
+    """
     torch.set_num_threads(1)
     module = torch.export.load(request["program"]).module()
-    inputs = {one["name"]: _read(**one) for one in request["inputs"]}
     try:
-        with torch.no_grad():
-            answer = module(inputs[""]) if "" in inputs else module(**inputs)
-    except (MemoryError, RuntimeError) as error:
-        # The CPU's allocator has no error class of its own; see worker.export.child for the status.
+        shapes = [_answer(module, **case) for case in request["cases"]]
+    except (MemoryError, OSError, RuntimeError) as error:
+        # The CPU's allocator has no error class of its own.
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         sys.stderr.write(f"{error}\n")
-        sys.exit(errno.ENOMEM)
-    Path(request["output"]).write_bytes(answer.float().contiguous().numpy().tobytes())
+        sys.exit((isinstance(error, OSError) and error.errno) or errno.ENOMEM)
     foreign = {name.partition(".")[0] for name in sys.modules} & {
         "transformers",
         "safetensors",
@@ -31,7 +31,15 @@ def main(request: dict) -> None:  # type: ignore[type-arg]  # JSON
     }
     if foreign:
         raise RuntimeError(f"the program needs more than torch: {', '.join(sorted(foreign))}")
-    sys.stdout.write(json.dumps(list(answer.shape)))
+    sys.stdout.write(json.dumps(shapes))
+
+
+def _answer(module: torch.nn.Module, inputs: list[dict], output: str) -> list[int]:  # type: ignore[type-arg]  # JSON
+    named = {one["name"]: _read(**one) for one in inputs}
+    with torch.no_grad():
+        answer = module(named[""]) if "" in named else module(**named)
+    Path(output).write_bytes(answer.float().contiguous().numpy().tobytes())
+    return list(answer.shape)
 
 
 def _read(name: str, file: str, shape: list[int], dtype: str) -> torch.Tensor:

@@ -78,10 +78,11 @@ def _check_program(job: Job, folder: StageFolder) -> None:
     network = job.read_final().network
     module = network.module.cpu().eval()
     drawn = draw_inputs(network, torch.device("cpu"))
-    for case in (_take(drawn, [0]), _take(drawn, [0, 1, 0], shorter_by=1)):
+    cases = [_take(drawn, [0]), _take(drawn, [0, 1, 0], shorter_by=1)]
+    answers = run_program(job.folder(Stage.EXPORT).path / PROGRAM_FILE, cases, folder.path)
+    for case, found in zip(cases, answers, strict=True):
         with torch.no_grad():
             expected = compute_logits(module, case).float()
-        found = run_program(job.folder(Stage.EXPORT).path / PROGRAM_FILE, case, folder.path)
         if found.shape != expected.shape or not bool(_is_close(expected, found).all()):
             raise ExportMismatch(f"{PROGRAM_FILE} answers {len(found)} samples otherwise than the model does")
 

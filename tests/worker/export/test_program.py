@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import nn
 
-from app.core.errors import ExportMismatch, OutOfMemory
+from app.core.errors import ExportMismatch, OutOfMemory, StorageFull
 from benchmarks.removal import _CONFIGS
 from worker.export.program import run_program, write_program
 from worker.models.inputs import compute_logits
@@ -71,7 +71,7 @@ def test_a_lack_of_memory_is_not_the_models_fault(tmp_path):
 def test_a_file_that_is_no_program_is_named(tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"no zip")
     with pytest.raises(ExportMismatch, match="does not run in a process with torch alone"):
-        run_program(tmp_path / "model.pt2", torch.rand(1, 3), tmp_path)
+        run_program(tmp_path / "model.pt2", [torch.rand(1, 3)], tmp_path)
 
 
 def test_a_program_that_finds_no_memory_is_not_called_broken(tmp_path):
@@ -81,4 +81,11 @@ def test_a_program_that_finds_no_memory_is_not_called_broken(tmp_path):
 
     write_program(Greedy(), torch.rand(2, 3), tmp_path / "model.pt2")
     with pytest.raises(OutOfMemory, match="no memory left to check the exported file"):
-        run_program(tmp_path / "model.pt2", torch.rand(1, 3), tmp_path)
+        run_program(tmp_path / "model.pt2", [torch.rand(1, 3)], tmp_path)
+
+
+def test_a_program_whose_answers_find_no_room_is_not_called_broken(tmp_path):
+    write_program(nn.Linear(3, 2), torch.rand(2, 3), tmp_path / "model.pt2")
+    (tmp_path / "case-1-output.bin").symlink_to("/dev/full")
+    with pytest.raises(StorageFull):
+        run_program(tmp_path / "model.pt2", [torch.rand(1, 3), torch.rand(4, 3)], tmp_path)

@@ -57,7 +57,8 @@ def test_pruned_it_is_read_by_transformers_and_runs_without_it(uploads, folder, 
     images = torch.rand(3, 1, 8, 8)
     with torch.no_grad():
         expected = loaded(images).logits
-    assert torch.allclose(run_program(artifacts / "model.pt2", images, tmp_path), expected, atol=1e-5)
+    (found,) = run_program(artifacts / "model.pt2", [images], tmp_path)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_cut_it_has_a_config_that_says_so(uploads, folder, tmp_path):

@@ -32,7 +32,8 @@ def test_a_cut_model_runs_where_there_is_torch_alone(finished, tmp_path):
     inputs = torch.rand(5, *network.inputs.shape)
     with torch.no_grad():
         expected = compute_logits(network.module.eval(), inputs)
-    assert torch.allclose(run_program(artifacts / "model.pt2", inputs, tmp_path), expected, atol=1e-5)
+    (found,) = run_program(artifacts / "model.pt2", [inputs], tmp_path)
+    assert torch.allclose(found, expected, atol=1e-5)
     (listed,) = [one for one in finished.report.artifacts if one.name == "model.pt2"]
     assert (listed.kind, listed.loads_in_clean_process) == ("program", True)
 

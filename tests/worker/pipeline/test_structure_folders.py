@@ -72,7 +72,7 @@ def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path)
     texts = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": ids * 0}
     with torch.no_grad():
         expected = scope["model"].eval()(**texts).logits
-    found = run_program(run.output / "artifacts" / "model.pt2", texts, tmp_path)
+    (found,) = run_program(run.output / "artifacts" / "model.pt2", [texts], tmp_path)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
