@@ -16,7 +16,6 @@ from rich.table import Table
 from app.core.spec import JobSpec
 from benchmarks.digits import ARCHITECTURE, load_splits, save_split, train_dense
 from worker.measure.size import digest_file
-from worker.process import RunnerProcess, make_starter
 from worker.protocol import (
     INPUT_NAME,
     OUTPUT_FOLDER,
@@ -29,6 +28,7 @@ from worker.protocol import (
     RunnerOutput,
     StageStarted,
 )
+from worker.supervision.process import RunnerProcess, make_starter
 
 OUTPUT = Path("bench-output") / "kills"
 KILLS = 20

@@ -12,11 +12,11 @@ from app.core.job_writes import Lease, StaleLease
 from app.core.logs import log_fields
 from app.core.states import AttemptEnd
 from app.core.tables import Job
-from worker.attempt import Attempt
-from worker.context import WorkerContext
-from worker.heartbeat import Heartbeat
-from worker.slots import Slot
-from worker.verdict import Verdict
+from worker.supervision.attempt import Attempt
+from worker.supervision.context import WorkerContext
+from worker.supervision.heartbeat import Heartbeat
+from worker.supervision.slots import Slot
+from worker.supervision.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})

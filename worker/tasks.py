@@ -6,8 +6,8 @@ from celery.signals import heartbeat_sent, worker_shutting_down
 from app.core.logs import log_fields
 from app.core.pulse import beat
 from app.core.queue import CHECK_MODEL, RUN_CUDA_JOB, RUN_JOB, make_celery
-from worker.context import WorkerContext
-from worker.model_check import check_hinted_model
+from worker.supervision.context import WorkerContext
+from worker.supervision.model_check import check_hinted_model
 from worker.supervisor import run_waiting_jobs
 
 

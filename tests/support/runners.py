@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from worker.process import LOG_NAME
+from worker.supervision.process import LOG_NAME
 
 FORK_SERVER = "secateur-forks"
 _CLEAN = "secateur-clean"

@@ -15,9 +15,9 @@ from app.core.spec import JobSpec
 from app.core.tables import Dataset, Model
 from benchmarks.digits import load_splits, save_split
 from tests.support import digits
-from worker.context import WorkerContext, make_context
 from worker.forks.client import ForkServer, Starter
-from worker.process import make_starter
+from worker.supervision.context import WorkerContext, make_context
+from worker.supervision.process import make_starter
 
 # One server for the runners of all tests: an interpreter of its own for each takes seconds.
 RUNNERS = make_starter("worker.runner", threads=1)

@@ -12,7 +12,7 @@ from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import SCRIPTED, add_model
 from worker.forks.client import ForkServer, Spawner
-from worker.process import make_starter
+from worker.supervision.process import make_starter
 from worker.supervisor import run_waiting_jobs
 
 

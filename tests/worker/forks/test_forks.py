@@ -15,8 +15,8 @@ import pytest
 from app.core.errors import Unavailable
 from tests.support.started import WITHIN_S, Started
 from worker.forks.client import LOST, Spawner, Starter, spawn_server
-from worker.process import runner_environment
 from worker.protocol import ModelInput
+from worker.supervision.process import runner_environment
 
 MODULE = "tests.worker.forks.forked_module"
 IMPORTED = "tests.worker.forks.imported_module"

@@ -17,8 +17,8 @@ from app.core.checkpoints import NewCheckpoint
 from app.core.errors import SecateurError
 from app.core.job_writes import Lease, StaleLease
 from app.core.states import Stage
-from worker.context import WorkerContext
-from worker.work_folder import list_kept
+from worker.supervision.context import WorkerContext
+from worker.supervision.work_folder import list_kept
 
 _log = logging.getLogger(__name__)
 _SNAPSHOT_NAME = "snapshot"

@@ -12,7 +12,7 @@ from app.core.storage import open_store
 from app.core.storage.errors import StoreUnavailable
 from app.core.tables import JobCheckpoint
 from tests.support.s3 import KEYS
-from worker.work_folder import prepare_folder
+from worker.supervision.work_folder import prepare_folder
 
 NAME = "checkpoints/finetune/main/000000000001-a.json"
 

@@ -5,7 +5,7 @@ import threading
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.context import WorkerContext
+from worker.supervision.context import WorkerContext
 from worker.supervisor import has_waiting_job, run_waiting_jobs
 
 _log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from app.core.config import Settings
 from app.core.tables import Job, JobAttempt
 from tests.support import digits
 from tests.worker.conftest import add_model
-from worker import gpus
-from worker.context import make_context
-from worker.slots import Slot, Slots
+from worker.supervision import gpus
+from worker.supervision.context import make_context
+from worker.supervision.slots import Slot, Slots
 from worker.supervisor import run_waiting_jobs
 
 NO_SUCH_GPU = 99

@@ -13,10 +13,10 @@ from app.core import checks
 from app.core.errors import Problem, SecateurError
 from app.core.storage import BlobDamaged, BlobMissing
 from app.core.tables import Model
-from worker.context import WorkerContext
-from worker.inputs import model_input
-from worker.process import RunnerProcess
 from worker.protocol import INPUT_NAME, OUTPUT_FOLDER, OUTPUT_NAME, CheckInput, CheckOutput, Failed, Finished
+from worker.supervision.context import WorkerContext
+from worker.supervision.inputs import model_input
+from worker.supervision.process import RunnerProcess
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2

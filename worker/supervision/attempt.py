@@ -13,11 +13,6 @@ from app.core import jobs
 from app.core.errors import Blame, DeviceUnavailable, JobTimeout, Problem
 from app.core.job_writes import Lease, StaleLease
 from app.core.states import AttemptClass, AttemptEnd
-from worker.context import WorkerContext
-from worker.heartbeat import Heartbeat
-from worker.keeper import CheckpointKeeper, Place
-from worker.preparation import Given, make_input, read_given
-from worker.process import RunnerProcess, end_predecessor
 from worker.protocol import (
     INPUT_NAME,
     OUTPUT_FOLDER,
@@ -31,10 +26,15 @@ from worker.protocol import (
     StageFinished,
     StageStarted,
 )
-from worker.slots import Slot
 from worker.stopping import CANCELLED_NAME
-from worker.verdict import Verdict
-from worker.work_folder import prepare_folder
+from worker.supervision.context import WorkerContext
+from worker.supervision.heartbeat import Heartbeat
+from worker.supervision.keeper import CheckpointKeeper, Place
+from worker.supervision.preparation import Given, make_input, read_given
+from worker.supervision.process import RunnerProcess, end_predecessor
+from worker.supervision.slots import Slot
+from worker.supervision.verdict import Verdict
+from worker.supervision.work_folder import prepare_folder
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2

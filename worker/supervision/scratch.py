@@ -17,8 +17,8 @@ from app.core.db import Sessions, now_plus
 from app.core.errors import FolderBusy
 from app.core.states import TERMINAL
 from app.core.tables import Job
-from worker.context import WorkerContext
 from worker.lock import hold_folder
+from worker.supervision.context import WorkerContext
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 500

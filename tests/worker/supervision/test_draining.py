@@ -2,7 +2,7 @@
 
 import math
 
-from worker.draining import Draining
+from worker.supervision.draining import Draining
 
 
 def test_a_second_signal_gives_no_second_grace():

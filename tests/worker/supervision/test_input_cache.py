@@ -13,7 +13,7 @@ from app.core.config import Settings
 from app.core.db import make_engine, make_sessions
 from app.core.storage import BlobDamaged, BlobMissing, hash_file
 from tests.support.s3 import FailingProxy
-from worker.input_cache import InputCache
+from worker.supervision.input_cache import InputCache
 
 SIZE = 1000
 

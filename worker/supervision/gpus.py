@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from worker.process import runner_environment
-from worker.slots import Slot, Slots
+from worker.supervision.process import runner_environment
+from worker.supervision.slots import Slot, Slots
 
 _log = logging.getLogger(__name__)
 # In a process of its own: the worker imports no torch, and a broken driver may crash or hang whoever asks.

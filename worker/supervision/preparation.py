@@ -15,9 +15,9 @@ from app.core.db import now_plus
 from app.core.spec import JobSpec
 from app.core.states import AttemptEnd
 from app.core.tables import Dataset, Job, JobAttempt, JobCheckpoint, Model
-from worker.inputs import Place, dataset_input, describe_unknown, model_input
 from worker.protocol import RunnerInput
-from worker.slots import Slot
+from worker.supervision.inputs import Place, dataset_input, describe_unknown, model_input
+from worker.supervision.slots import Slot
 
 
 @dataclass(frozen=True)

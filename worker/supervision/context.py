@@ -8,12 +8,12 @@ from app.core.blobs import Blobs, open_blobs
 from app.core.config import Device, Settings
 from app.core.db import Sessions, make_engine, make_sessions
 from app.core.job_writes import name_owner
-from worker.draining import Draining
 from worker.forks.client import Starter
-from worker.input_cache import InputCache
-from worker.process import make_starter
-from worker.schema_watch import SchemaWatch
-from worker.slots import Slots, list_devices, make_slots
+from worker.supervision.draining import Draining
+from worker.supervision.input_cache import InputCache
+from worker.supervision.process import make_starter
+from worker.supervision.schema_watch import SchemaWatch
+from worker.supervision.slots import Slots, list_devices, make_slots
 from worker.version import code_version
 
 

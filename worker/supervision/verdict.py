@@ -14,9 +14,9 @@ from app.core.job_returns import Backoff
 from app.core.job_writes import Data, Lease, StaleLease
 from app.core.report import Report
 from app.core.states import AttemptClass, AttemptEnd, GateOutcome
-from worker import results
-from worker.context import WorkerContext
-from worker.heartbeat import Heartbeat
+from worker.supervision import results
+from worker.supervision.context import WorkerContext
+from worker.supervision.heartbeat import Heartbeat
 
 _log = logging.getLogger(__name__)
 _PAUSE_S = 0.2

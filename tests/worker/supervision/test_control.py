@@ -11,7 +11,7 @@ from app.core.tables import Artifact, Job, JobAttempt, JobCheckpoint
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model, migrate_and_make_context
-from worker.context import WorkerContext
+from worker.supervision.context import WorkerContext
 from worker.supervisor import run_waiting_jobs
 
 EPOCHS = 8

@@ -11,9 +11,9 @@ from app.core.job_returns import MAX_SETBACKS
 from app.core.tables import Job, JobAttempt
 from tests.support import digits
 from tests.worker.conftest import SCRIPTED, add_model
-from worker.context import make_context
 from worker.protocol import Failed, MemoryRanOut
-from worker.slots import make_slots
+from worker.supervision.context import make_context
+from worker.supervision.slots import make_slots
 from worker.supervisor import run_waiting_jobs
 
 STEP = '{"type": "progress", "stage": "finetune", "fraction": 0.5, "step": 7, "total": 9, "eta_s": null}'

@@ -13,9 +13,9 @@ from app.core.tables import Job, JobMask
 from tests.chaos import light_output
 from tests.support import digits
 from tests.worker.conftest import add_model
-from worker.heartbeat import Heartbeat
 from worker.protocol import OUTPUT_FOLDER, OUTPUT_NAME, ModelInput, OutputMask, RunnerInput, RunnerOutput
-from worker.verdict import Verdict
+from worker.supervision.heartbeat import Heartbeat
+from worker.supervision.verdict import Verdict
 
 
 @pytest.fixture

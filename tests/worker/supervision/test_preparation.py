@@ -12,8 +12,8 @@ from app.core.tables import Dataset, Job, JobAttempt, Model
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model, migrate_and_make_context
-from worker.model_check import check_hinted_model
-from worker.process import PID_NAME
+from worker.supervision.model_check import check_hinted_model
+from worker.supervision.process import PID_NAME
 from worker.supervisor import run_waiting_jobs
 
 

@@ -16,9 +16,9 @@ from tests.support import digits
 from tests.support.s3 import KEYS
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
-from worker.input_cache import InputCache
-from worker.model_check import check_hinted_model
 from worker.protocol import Failed
+from worker.supervision.input_cache import InputCache
+from worker.supervision.model_check import check_hinted_model
 
 
 def checked(context, data, **changes) -> Model:

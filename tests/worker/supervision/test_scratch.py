@@ -8,7 +8,7 @@ from app.core.tables import Job
 from tests.support import digits
 from tests.worker.conftest import add_model
 from worker.lock import hold_folder
-from worker.scratch import clear_ended
+from worker.supervision.scratch import clear_ended
 
 
 def clear(context, *, settled_s=60.0):
