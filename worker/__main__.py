@@ -6,9 +6,9 @@ import sys
 from app.core.logs import configure_logging
 from app.core.queue import ANY_QUEUE, CUDA_QUEUE
 from app.core.startup import CannotStart, check_parts, read_settings
+from worker.poller import start_poller
 from worker.supervision.context import make_context
 from worker.supervision.gpus import start_watch
-from worker.supervision.poller import start_poller
 from worker.supervision.scratch import keep_clear
 from worker.tasks import make_worker
 

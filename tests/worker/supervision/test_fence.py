@@ -12,8 +12,8 @@ from app.core.tables import Artifact, Job, JobAttempt, JobCheckpoint
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
+from worker.poller import start_poller
 from worker.supervision.heartbeat import Heartbeat
-from worker.supervision.poller import start_poller
 from worker.supervision.process import PID_NAME
 from worker.supervisor import run_waiting_jobs
 

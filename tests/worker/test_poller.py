@@ -7,7 +7,7 @@ from app.core.tables import Job
 from tests.support import digits
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
-from worker.supervision.poller import start_poller
+from worker.poller import start_poller
 
 LARGER_THAN_ANY_ADDRESS_SPACE = 1 << 60
 
