@@ -1,7 +1,8 @@
 """Spec files of the command line: a job spec in YAML or JSON that may name local files to upload.
 
 Instead of `model_id` there may be `model: {path, architecture, name?, format?}`, where the path of a folder
-means a model of transformers (`file` is another word for `path`); instead of `dataset_id` there may be
+means a model of transformers (`file` is another word for `path`), and an architecture may be the path of the
+`architecture.json` that a job left; instead of `dataset_id` there may be
 `dataset: {train: path, test: path, task?, format?, name?, …}` with what a manifest has; the splits may also
 stand under `splits`. Paths are relative to the spec file.
 """
@@ -44,7 +45,7 @@ class SpecFile:
 
 def read_spec_file(path: Path) -> SpecFile:
     """Read a spec file and find every local file that it names; raises InvalidSpecFile."""
-    spec = _parse(path)
+    spec = _parse(path, expected="model, dataset and recipe")
     model = _take_mapping(spec, "model")
     dataset = _take_mapping(spec, "dataset")
     for name, local in (("model", model), ("dataset", dataset)):
@@ -57,14 +58,14 @@ def read_spec_file(path: Path) -> SpecFile:
     )
 
 
-def _parse(path: Path) -> Json:
+def _parse(path: Path, *, expected: str) -> Json:
     try:
         text = path.read_text("utf-8")
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InvalidSpecFile(f"{path}: {error}") from error
     if not isinstance(found, dict):
-        raise InvalidSpecFile(f"{path}: expected a mapping with model, dataset and recipe")
+        raise InvalidSpecFile(f"{path}: expected a mapping with {expected}")
     return found
 
 
@@ -79,7 +80,11 @@ def _read_model(model: Json, spec_path: Path) -> ModelFile:
     if "path" in model and "file" in model:
         raise InvalidSpecFile("model: give either path or file")
     field = "file" if "file" in model else "path"
-    return ModelFile(_find(model.pop(field, None), f"model.{field}", spec_path, takes_folder=True), model)
+    path = _find(model.pop(field, None), f"model.{field}", spec_path, takes_folder=True)
+    if isinstance(model.get("architecture"), str):
+        named = _find(model["architecture"], "model.architecture", spec_path)
+        model["architecture"] = _parse(named, expected="the name of an architecture")
+    return ModelFile(path, model)
 
 
 def _read_dataset(dataset: Json, spec_path: Path) -> DatasetFiles:

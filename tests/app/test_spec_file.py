@@ -13,6 +13,7 @@ def folder(tmp_path) -> Path:
     (tmp_path / "bert").mkdir()
     for name in ("net.safetensors", "train.csv", "test.csv"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "list.json").write_text("[]")
     return tmp_path
 
 
@@ -30,6 +31,13 @@ def test_a_model_is_a_file_or_a_folder(folder):
         assert read(folder, {"model": {word: "net.safetensors"}}).model.path == folder / "net.safetensors"
 
 
+def test_an_architecture_may_be_the_file_that_a_job_left(folder):
+    cut = {"library": "secateur", "name": "resnet8x8", "cut": {"padded": []}}
+    (folder / "architecture.json").write_text(json.dumps(cut))
+    model = {"file": "net.safetensors", "architecture": "architecture.json"}
+    assert read(folder, {"model": model}).model.manifest == {"architecture": cut}
+
+
 def test_splits_stand_by_themselves_or_together(folder):
     splits = {"train": "train.csv", "test": "test.csv"}
     manifest = {"task": "text-classification", "format": "csv", "name": "n"}
@@ -45,6 +53,8 @@ def test_splits_stand_by_themselves_or_together(folder):
         ({"model": {"path": "nowhere"}}, "model.path: there is no file or folder"),
         ({"model": {}}, "model.path: expected the path"),
         ({"model": {"path": "bert", "file": "bert"}}, "either path or file"),
+        ({"model": {"path": "bert", "architecture": "resnet-20"}}, "model.architecture: there is no file"),
+        ({"model": {"path": "bert", "architecture": "list.json"}}, "expected a mapping with the name"),
         ({"dataset": {"test": "bert"}}, "dataset.test: there is no file"),
         ({"dataset": {"task": "regression"}}, "expected files under train, validation or test"),
         ({"dataset": {"test": "test.csv", "splits": {"test": "test.csv"}}}, "either splits or test"),
