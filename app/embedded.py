@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 
 import httpx
 from pydantic import SecretStr
@@ -20,11 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import valkey
 from app.children import Child
 from app.core import job_returns, schema
-from app.core.addresses import is_loopback
 from app.core.config import Settings
 from app.core.db import make_engine, make_sessions
 from app.core.job_writes import name_owner
-from app.core.startup import check_database_answers, check_parts
+from app.core.startup import check_database_answers, check_parts, refuse_open_network
 
 _log = logging.getLogger(__name__)
 _READY_WITHIN_S = 60.0
@@ -37,9 +35,9 @@ class CannotServe(Exception):
 def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Run Valkey, API, relay and worker until SIGTERM or Ctrl-C; everything written is under data_dir.
 
-    Raises CannotServe with a sentence for the user.
+    Raises CannotServe or CannotStart with a sentence for the user.
     """
-    _refuse_open_network(settings)
+    refuse_open_network(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -140,19 +138,6 @@ def _is_ready(http: httpx.Client) -> bool:
         return http.get("/readyz").status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
-
-
-def _refuse_open_network(settings: Settings) -> None:
-    """There are no keys yet: whoever reaches the port can use the service, so only this machine may."""
-    try:
-        ip_address(settings.host.replace("localhost", "127.0.0.1"))
-    except ValueError as error:
-        raise CannotServe(f"host: expected an address such as 127.0.0.1, found {settings.host!r}") from error
-    if not is_loopback(settings.host) and not settings.allow_anonymous_network:
-        raise CannotServe(
-            f"{settings.host} can be reached by others, and this version has no keys: "
-            "serve on 127.0.0.1, or set SECATEUR_ALLOW_ANONYMOUS_NETWORK=true behind a proxy with keys"
-        )
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.core.config import Settings
-from app.core.startup import CannotStart
+from app.core.startup import CannotStart, refuse_open_network
 from app.main import create_app
 
 
 def run_api(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that run then have `shutdown_grace_s`. Raises CannotStart."""
+    refuse_open_network(settings)
     app = create_app(settings)
     listening = _listen(settings)
     config = uvicorn.Config(

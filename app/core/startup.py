@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 
 from celery import Celery
 from pydantic import AliasChoices, ValidationError
@@ -12,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core import storage
+from app.core.addresses import is_loopback
 from app.core.config import Settings, make_settings
 from app.core.db import make_engine
 from app.core.probes import STORE_FULL, Fault, probe_broker, probe_database, probe_store, say
@@ -49,6 +51,21 @@ def unknown_settings(environment: Mapping[str, str]) -> list[str]:
         if isinstance(field.validation_alias, AliasChoices):
             known.update(str(one).upper() for one in field.validation_alias.choices)
     return sorted(name for name in environment if name.startswith(_PREFIX) and name not in known)
+
+
+def refuse_open_network(settings: Settings) -> None:
+    """There are no keys yet: whoever reaches the port can use the service. Raises CannotStart."""
+    try:
+        ip_address(settings.host.replace("localhost", "127.0.0.1"))
+    except ValueError as error:
+        raise CannotStart(
+            f"SECATEUR_HOST: expected an address such as 127.0.0.1, found {settings.host!r}"
+        ) from error
+    if not is_loopback(settings.host) and not settings.allow_anonymous_network:
+        raise CannotStart(
+            f"SECATEUR_HOST: {settings.host} can be reached by others, and this version has no keys: "
+            "serve on 127.0.0.1, or set SECATEUR_ALLOW_ANONYMOUS_NETWORK=true behind a proxy with keys"
+        )
 
 
 def check_parts(settings: Settings) -> None:

@@ -177,6 +177,17 @@ def test_a_port_that_is_taken(start, migrated):
         assert f"cannot listen on 127.0.0.1:{port}" in start("api", migrated, SECATEUR_PORT=port)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
+def test_the_api_listens_where_others_reach_it_only_when_told_to(start, migrated, host):
+    sentence = start("api", migrated, SECATEUR_HOST=host)
+    assert "has no keys" in sentence
+    assert "SECATEUR_ALLOW_ANONYMOUS_NETWORK=true" in sentence
+
+
+def test_a_host_is_an_address(start, migrated):
+    assert "expected an address such as 127.0.0.1" in start("api", migrated, SECATEUR_HOST="my.host")
+
+
 def test_settings_that_do_not_exist_are_named_in_a_warning():
     names = {"SECATEUR_LEASE_SECONDS": "1", "SECATEUR_LEASE_S": "1", "SECATEUR_URL": "x", "PATH": ""}
     assert unknown_settings(names) == ["SECATEUR_LEASE_SECONDS"]
