@@ -248,11 +248,10 @@ def _conclude(client: Client, job: _Json, *, as_json: bool) -> None:
 
 
 def _exit_code(job: _Json) -> Exit:
-    if job["status"] == "failed":
-        return Exit.JOB_FAILED
-    if job["status"] == "cancelled":
-        return Exit.CANCELLED
-    return Exit.GATE_FAILED if job["gates"]["outcome"] == "failed" else Exit.OK
+    if job["status"] == "succeeded":
+        return Exit.GATE_FAILED if job["gates"]["outcome"] == "failed" else Exit.OK
+    # What has not ended is never told as done.
+    return {"failed": Exit.JOB_FAILED, "cancelled": Exit.CANCELLED}.get(job["status"], Exit.WAIT_TIMEOUT)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any, Self
 import httpx
 
 from app.client_errors import DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
-from app.client_retries import ATTEMPTS, pause_s, raise_refusal, send_until_answered
+from app.client_events import follow_events
+from app.client_retries import ATTEMPTS, pause_s, raise_broken, send_until_answered
 from app.core.huggingface import INDEX, SHARD, WEIGHTS, is_taken
 from app.redirects import is_this_machine, stream_file
 
@@ -133,29 +134,18 @@ class Client:
     ) -> Json:
         """Return the job once it has ended, giving each event on the way; raises WaitTimeout."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        if on_event is None:
-            return self._wait_by_polling(job_id, deadline)
-        for event in self.events(job_id, deadline=deadline):
-            on_event(event)
-        return self.job(job_id)
+        if on_event is not None:
+            for event in self.events(job_id, deadline=deadline):
+                on_event(event)
+        # Somebody may have retried the job since its last event.
+        return self._wait_by_polling(job_id, deadline)
 
     def events(self, job_id: str, *, after: int = 0, deadline: float | None = None) -> Iterator[Json]:
-        """Yield each event once, in order, to the job's last one; a broken stream is resumed.
+        """Yield each event once, in order, to the job's last one, over streams that break or end before.
 
         Raises WaitTimeout when `time.monotonic()` has passed `deadline`.
         """
-        failures = 0
-        while True:
-            try:
-                for event in self._stream_events(job_id, after, deadline):
-                    after, failures = event["seq"], 0
-                    yield event
-                return
-            except httpx.TransportError as error:
-                failures += 1
-                if failures >= ATTEMPTS:
-                    raise Unreachable(f"{self._http.base_url} does not answer: {error}") from error
-                time.sleep(pause_s(failures))
+        return follow_events(self._http, job_id, after=after, deadline=deadline)
 
     def report(self, job_id: str) -> Json:
         return self._get_json(f"/v1/jobs/{job_id}/report")
@@ -210,7 +200,7 @@ class Client:
             have = 0
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{artifact["sha256"]}"'} if have else {}
         with stream_file(self._http, url, headers) as response:
-            raise_refusal(response)
+            raise_broken(response)
             resumed = have > 0 and response.status_code == httpx.codes.PARTIAL_CONTENT
             with part.open("ab" if resumed else "wb") as file:
                 # As they come: larger pieces would be lost when the connection breaks in one.
@@ -225,17 +215,6 @@ class Client:
                 raise WaitTimeout(f"{job_id} is still {job['status']}")
             job = self._get_json(f"/v1/jobs/{job_id}", headers={"Prefer": f"wait={max(1, int(left_s))}"})
         return job
-
-    def _stream_events(self, job_id: str, after: int, deadline: float | None) -> Iterator[Json]:
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        with self._http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
-            raise_refusal(response)
-            for line in response.iter_lines():
-                # Heartbeats come even when events do not, so that this is asked again and again.
-                if deadline is not None and time.monotonic() > deadline:
-                    raise WaitTimeout(f"{job_id} has not ended yet")
-                if line.startswith("data: "):
-                    yield json.loads(line.removeprefix("data: "))
 
     def _upload(self, url: str, manifest: Json, files: Mapping[str, Path], key: str | None) -> Json:
         headers = {"Idempotency-Key": key or _new_key()}

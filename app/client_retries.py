@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 
 from app.client_errors import ApiError, Unreachable
 
+Json = dict[str, Any]  # Any: JSON as the service sent it
+
 ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.2
+_DOUBLINGS = 4
 _TRANSIENT = frozenset({429, 502, 503, 504})
 
 
@@ -40,17 +44,31 @@ def raise_refusal(response: httpx.Response) -> None:
     """Raise ApiError with what the service said, or Unreachable; nothing for a success."""
     if response.is_success:
         return
-    response.read()
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = {"title": response.text[:200]}
-    problem = problem if isinstance(problem, dict) else {"title": str(problem)[:200]}
+    problem = _read_problem(response)
     if response.status_code in _TRANSIENT - {httpx.codes.TOO_MANY_REQUESTS}:
         raise Unreachable(str(problem.get("detail", problem.get("title"))))
     raise ApiError(response.status_code, problem)
 
 
+def raise_broken(response: httpx.Response) -> None:
+    """Raise like `raise_refusal`, but for what may pass TransportError, as when a connection breaks."""
+    if response.status_code in _TRANSIENT:
+        problem = _read_problem(response)
+        raise httpx.RemoteProtocolError(
+            f"{response.status_code} {problem.get('detail', problem.get('title'))}"
+        )
+    raise_refusal(response)
+
+
+def _read_problem(response: httpx.Response) -> Json:
+    response.read()
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {"title": response.text[:200]}
+    return problem if isinstance(problem, dict) else {"title": str(problem)[:200]}
+
+
 def pause_s(attempt: int) -> float:
     """Return how long to wait after so many failures."""
-    return float(_FIRST_PAUSE_S * 2.0 ** (attempt - 1))
+    return float(_FIRST_PAUSE_S * 2.0 ** min(attempt - 1, _DOUBLINGS))
