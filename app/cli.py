@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Exit(IntEnum):
     WAIT_TIMEOUT = 5
     NOT_AUTHORISED = 6
     UNREACHABLE = 7
+    UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
     INTERRUPTED = 130
 
 
@@ -157,8 +159,13 @@ def catalog(url: Url = _DEFAULT_URL, api_key: ApiKey = None) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; what nobody foresaw is no exit code of a job."""
+    try:
+        app()
+    except Exception as error:
+        traceback.print_exception(error)
+        name = type(error).__name__
+        raise SystemExit(_give_up(f"unforeseen {name}: {error}", Exit.UNFORESEEN).exit_code) from error
 
 
 @contextmanager
@@ -169,9 +176,8 @@ def _client(url: str, api_key: str | None) -> Iterator[Client]:
             yield client
     except ApiError as error:
         show_refusal(_err, error)
-        refused = error.status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
-        raise typer.Exit(Exit.NOT_AUTHORISED if refused else Exit.BAD_SPEC) from error
-    except (Unreachable, httpx.TransportError, DownloadRefused) as error:
+        raise typer.Exit(_refusal_code(error.status)) from error
+    except (Unreachable, httpx.HTTPError, DownloadRefused) as error:
         raise _give_up(str(error), Exit.UNREACHABLE) from error
     except WaitTimeout as error:
         raise _give_up(f"{error}; it goes on", Exit.WAIT_TIMEOUT) from error
@@ -179,6 +185,13 @@ def _client(url: str, api_key: str | None) -> Iterator[Client]:
         raise _give_up(str(error), Exit.BAD_SPEC) from error
     except KeyboardInterrupt as error:
         raise _give_up("interrupted; a job that was queued goes on", Exit.INTERRUPTED) from error
+
+
+def _refusal_code(status: int) -> Exit:
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return Exit.NOT_AUTHORISED
+    cannot_now = status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS
+    return Exit.UNREACHABLE if cannot_now else Exit.BAD_SPEC
 
 
 def _tell(job: _Json, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 
-from app.client_errors import DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
+from app.client_errors import DigestMismatch, DownloadRefused, NoService, Unreachable, WaitTimeout
 from app.client_events import follow_events
 from app.client_retries import ATTEMPTS, pause_s, raise_broken, send_until_answered
 from app.core.huggingface import INDEX, SHARD, WEIGHTS, is_taken
@@ -244,7 +244,13 @@ class Client:
         return self._json(lambda: self._http.get(url, params=params, headers=headers))
 
     def _json(self, send: Callable[[], httpx.Response]) -> Json:
-        found: Json = send_until_answered(send, str(self._http.base_url)).json()
+        response = send_until_answered(send, str(self._http.base_url))
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise NoService(response.url)
         return found
 
 

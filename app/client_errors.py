@@ -9,6 +9,13 @@ class Unreachable(Exception):
     """The service did not answer, or answered that it cannot now, in every attempt."""
 
 
+class NoService(Unreachable):
+    """What answers at the URL is something else."""
+
+    def __init__(self, url: object) -> None:
+        super().__init__(f"{url} answers, but is no Secateur service")
+
+
 class DownloadRefused(Exception):
     """A file that the service offers cannot be kept."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from app.client_errors import Unreachable, WaitTimeout
+from app.client_errors import NoService, Unreachable, WaitTimeout
 from app.client_retries import pause_s, raise_broken
 
 Json = dict[str, Any]  # Any: JSON as the service sent it
@@ -40,7 +40,7 @@ def follow_events(
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return
                 if not response.headers.get("Content-Type", "").startswith(_MEDIA_TYPE):
-                    raise Unreachable(f"{response.url} answers, but is no Secateur service")
+                    raise NoService(response.url)
                 failing_since = None
                 # Heartbeats come even when events do not, so that the time is asked again and again.
                 for line in response.iter_lines():

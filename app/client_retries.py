@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -29,7 +31,7 @@ def send_until_answered(send: Callable[[], httpx.Response], url: str) -> httpx.R
         if not _is_transient(response) or attempt == ATTEMPTS:
             raise_refusal(response)
             return response
-        time.sleep(min(float(response.headers.get("Retry-After", pause_s(attempt))), 10.0))
+        time.sleep(_retry_after_s(response, pause_s(attempt)))
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -40,10 +42,27 @@ def _is_transient(response: httpx.Response) -> bool:
     return response.status_code in _TRANSIENT
 
 
+def _retry_after_s(response: httpx.Response, default_s: float) -> float:
+    """Return the seconds to wait that the answer names, or until its date: 0 to 10."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        if value.isdecimal():
+            asked_s = float(value)
+        else:
+            asked_s = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return default_s
+    return min(max(asked_s, 0.0), 10.0)
+
+
 def raise_refusal(response: httpx.Response) -> None:
     """Raise ApiError with what the service said, or Unreachable; nothing for a success."""
     if response.is_success:
         return
+    if response.has_redirect_location:
+        # What comes after the question mark may be a secret.
+        target = response.headers["Location"].partition("?")[0][:200]
+        raise Unreachable(f"{response.url.host} redirects to {target}: is that the address of the service?")
     problem = _read_problem(response)
     if response.status_code in _TRANSIENT - {httpx.codes.TOO_MANY_REQUESTS}:
         raise Unreachable(str(problem.get("detail", problem.get("title"))))

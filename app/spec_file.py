@@ -8,6 +8,7 @@ stand under `splits`. Paths are relative to the spec file.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 _SPLITS = ("train", "validation", "test")
+_JSON_SCALARS = (str, int, float, bool, type(None))
 Json = dict[str, Any]  # Any: JSON as the user wrote it; the service checks it
 
 
@@ -61,12 +63,40 @@ def read_spec_file(path: Path) -> SpecFile:
 def _parse(path: Path, *, expected: str) -> Json:
     try:
         text = path.read_text("utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        found = json.loads(text) if path.suffix == ".json" else _read_yaml(text)
+        _check_json(found)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InvalidSpecFile(f"{path}: {error}") from error
     if not isinstance(found, dict):
         raise InvalidSpecFile(f"{path}: expected a mapping with {expected}")
     return found
+
+
+class _JsonLoader(yaml.SafeLoader):
+    """Reads of YAML what JSON has too: a date is the string that was written."""
+
+
+_JsonLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _read_yaml(text: str) -> object:
+    return yaml.load(text, _JsonLoader)  # noqa: S506 -- it is a SafeLoader
+
+
+def _check_json(value: object, *where: str) -> None:
+    """Raise ValueError for what JSON does not have, such as an infinity, RecursionError for a circle."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_json(name, *where)
+            _check_json(inner, *where, str(name))
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            _check_json(inner, *where, str(position))
+    elif not isinstance(value, _JSON_SCALARS) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{'.'.join(where)}: JSON has no {value!r}")
 
 
 def _take_mapping(spec: Json, name: str) -> Json | None:

@@ -199,6 +199,24 @@ def test_a_service_that_is_not_there_is_seven(secateur):
     assert "does not answer" in err
 
 
+@pytest.mark.parametrize("status", [429, 500, 507])
+def test_a_service_that_cannot_now_is_seven_and_says_why(secateur, status):
+    problem = b'{"code": "some_limit", "detail": "no room now"}'
+    with flaky(answer(status, problem, Retry_After="0")) as (url, _):
+        code, _, err = secateur("catalog", url=url)
+    assert code == 7
+    assert "some_limit: no room now" in err
+
+
+def test_what_nobody_foresaw_is_seventy_with_a_sentence_below_its_traceback():
+    with flaky(answer(200, b"{}")) as (url, _):
+        command = [sys.executable, "-m", "app.cli", "cancel", "job_1", "--url", url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 70
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("secateur: unforeseen KeyError: 'id'")
+
+
 def test_a_spec_that_is_refused_is_two_and_each_fault_is_named(secateur, model_id, tmp_path):
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(job_spec(model_id, recipe={"target": {"value": 1.5}}, x=1)))
@@ -218,6 +236,7 @@ def test_a_spec_that_is_refused_is_two_and_each_fault_is_named(secateur, model_i
         "model: 3",
         "dataset: {splits: []}",
         "model: {}\nmodel_id: x",
+        "recipe: {target: {value: .inf}}",
     ],
 )
 def test_a_spec_file_that_cannot_be_is_two(secateur, tmp_path, text):

@@ -161,6 +161,35 @@ def test_a_request_still_in_flight_is_waited_for():
         assert client.create_job({})["id"] == "job_1"
 
 
+@pytest.mark.parametrize("when", ["Wed, 21 Oct 2015 07:28:00 GMT", "-1", "nan", "0.1", "soon", ""])
+def test_a_retry_after_may_be_a_date_or_nonsense(when):
+    busy = answer(503, b"{}", Retry_After=when)
+    with flaky(busy, answer(200, b'{"id": "job_1"}')) as (url, _), Client(url) as client:
+        assert client.job("job_1")["id"] == "job_1"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [answer(200, b"<html>Sign in</html>"), answer(200, b'["a"]'), answer(204, b"")],
+    ids=["a page", "other JSON", "nothing"],
+)
+def test_an_answer_that_no_service_gives_is_told_as_such(other):
+    with (
+        flaky(other) as (url, _),
+        Client(url) as client,
+        pytest.raises(Unreachable, match=f"{url}/v1/catalog answers, but is no Secateur service"),
+    ):
+        client.catalog()
+
+
+def test_a_redirect_is_told_with_where_it_leads():
+    away = answer(302, b"", Location="https://login.example.com/start?token=secret")
+    with flaky(away) as (url, _), Client(url) as client, pytest.raises(Unreachable) as caught:
+        client.catalog()
+    assert "https://login.example.com/start" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_another_conflict_is_not_waited_for():
     conflict = answer(409, b'{"code":"not_ready"}', Retry_After="1")
     with flaky(conflict) as (url, asked), Client(url) as client, pytest.raises(ApiError):

@@ -47,6 +47,38 @@ def test_splits_stand_by_themselves_or_together(folder):
         assert found.manifest == manifest
 
 
+def test_a_date_in_yaml_is_the_string_that_was_written(folder):
+    path = folder / "spec.yaml"
+    path.write_text("labels: {released: 2024-05-01, at: 2024-05-01T10:00:00Z, by: 1.5}")
+    labels = {"released": "2024-05-01", "at": "2024-05-01T10:00:00Z", "by": 1.5}
+    assert read_spec_file(path).spec == {"labels": labels}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("spec.yaml", "recipe: {target: {value: .inf}}", "recipe.target.value"),
+        ("spec.yaml", "gates: [{value: 1}, {value: -.inf}]", r"gates\.1\.value"),
+        ("spec.yaml", "labels: {a: !!binary YQ==}", r"labels\.a"),
+        ("spec.yaml", "labels: !!set {a, b}", "labels"),
+        ("spec.yaml", "labels: {!!binary YQ==: a}", "labels"),
+        ("spec.json", '{"recipe": {"target": {"value": NaN}}}', "recipe.target.value"),
+    ],
+)
+def test_a_value_that_json_has_not_is_refused_with_its_place(folder, name, text, where):
+    path = folder / name
+    path.write_text(text)
+    with pytest.raises(InvalidSpecFile, match=f"{name}: {where}: JSON has no "):
+        read_spec_file(path)
+
+
+def test_a_spec_that_holds_itself_is_refused(folder):
+    path = folder / "spec.yaml"
+    path.write_text("labels: &all {inner: *all}")
+    with pytest.raises(InvalidSpecFile):
+        read_spec_file(path)
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
