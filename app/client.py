@@ -15,13 +15,14 @@ import httpx
 
 from app.client_errors import DigestMismatch, DownloadRefused, NoService, Unreachable, WaitTimeout
 from app.client_events import follow_events
-from app.client_retries import ATTEMPTS, pause_s, raise_broken, send_until_answered
+from app.client_retries import ATTEMPTS, LONGEST_ANSWER_S, pause_s, raise_broken, send_until_answered
 from app.core.huggingface import INDEX, SHARD, WEIGHTS, is_taken
 from app.redirects import is_this_machine, stream_file
 
 Json = dict[str, Any]  # Any: JSON as the service sent it
 
 _TIMEOUT = httpx.Timeout(30.0, read=90.0)
+_UPLOAD_TIMEOUT = httpx.Timeout(LONGEST_ANSWER_S, connect=30.0)
 _LONG_POLL_S = 30
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}")
 
@@ -225,7 +226,7 @@ class Client:
                 parts = [
                     ("file", (name, stack.enter_context(path.open("rb")))) for name, path in files.items()
                 ]
-                return self._http.post(url, data=data, files=parts, headers=headers)
+                return self._http.post(url, data=data, files=parts, headers=headers, timeout=_UPLOAD_TIMEOUT)
 
         return self._json(send)
 

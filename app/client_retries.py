@@ -1,5 +1,6 @@
 """Send requests until there is an answer that is not transient; everything sent this way may be repeated."""
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,33 +14,44 @@ from app.client_errors import ApiError, Unreachable
 Json = dict[str, Any]  # Any: JSON as the service sent it
 
 ATTEMPTS = 5
+# The service reads and checks an upload of gigabytes before it answers.
+LONGEST_ANSWER_S = 3600.0
 _FIRST_PAUSE_S = 0.2
 _DOUBLINGS = 4
 _TRANSIENT = frozenset({429, 502, 503, 504})
 
 
-def send_until_answered(send: Callable[[], httpx.Response], url: str) -> httpx.Response:
-    """Return the first answer that is not transient; raises ApiError or Unreachable."""
-    for attempt in range(1, ATTEMPTS + 1):
+def send_until_answered(
+    send: Callable[[], httpx.Response], url: str, *, in_flight_s: float = LONGEST_ANSWER_S
+) -> httpx.Response:
+    """Return the first answer that is not transient; raises ApiError or Unreachable.
+
+    While the service says that it is still at an earlier sending of the request, that is waited for.
+    """
+    failures, deadline = 0, math.inf
+    while True:
         try:
             response = send()
         except httpx.TransportError as error:
-            if attempt == ATTEMPTS:
+            failures += 1
+            if failures == ATTEMPTS:
                 raise Unreachable(f"{url} does not answer: {error}") from error
-            time.sleep(pause_s(attempt))
+            time.sleep(pause_s(failures))
             continue
-        if not _is_transient(response) or attempt == ATTEMPTS:
-            raise_refusal(response)
-            return response
-        time.sleep(_retry_after_s(response, pause_s(attempt)))
-    raise AssertionError("the last attempt returns or raises")
+        if _is_in_flight(response):
+            deadline = min(deadline, time.monotonic() + in_flight_s)
+            if time.monotonic() > deadline:
+                raise Unreachable(str(_read_problem(response).get("detail")))
+        else:
+            failures += 1
+            if response.status_code not in _TRANSIENT or failures == ATTEMPTS:
+                raise_refusal(response)
+                return response
+        time.sleep(_retry_after_s(response, pause_s(max(failures, 1))))
 
 
-def _is_transient(response: httpx.Response) -> bool:
-    if response.status_code == httpx.codes.CONFLICT:
-        # The first sending of this request broke off for us, but the service is still at it.
-        return b'"idempotency_in_flight"' in response.content
-    return response.status_code in _TRANSIENT
+def _is_in_flight(response: httpx.Response) -> bool:
+    return response.status_code == httpx.codes.CONFLICT and b'"idempotency_in_flight"' in response.content
 
 
 def _retry_after_s(response: httpx.Response, default_s: float) -> float:

@@ -15,6 +15,7 @@ import pytest
 
 from app.client import Client
 from app.client_errors import ApiError, DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
+from app.client_retries import send_until_answered
 from app.core import jobs
 from tests.support import uploads
 from tests.support.huggingface import make_bert_folder
@@ -155,10 +156,20 @@ def test_an_upload_that_got_no_answer_is_sent_again_whole(files):
     assert all(uploads.model_bytes() in body for _, _, body in asked)
 
 
-def test_a_request_still_in_flight_is_waited_for():
-    busy = answer(409, b'{"code":"idempotency_in_flight"}', Retry_After="0")
-    with flaky(busy, answer(202, b'{"id": "job_1"}')) as (url, _), Client(url) as client:
+IN_FLIGHT = answer(409, b'{"code":"idempotency_in_flight","detail":"it still runs"}', Retry_After="0")
+
+
+def test_a_request_still_in_flight_is_waited_for_however_often_that_is_said():
+    made = answer(202, b'{"id": "job_1"}')
+    with flaky(drop, *[IN_FLIGHT] * 10, made) as (url, asked), Client(url) as client:
         assert client.create_job({})["id"] == "job_1"
+    assert len({headers["Idempotency-Key"] for _, headers, _ in asked}) == 1
+
+
+def test_a_request_that_stays_in_flight_is_one_that_got_no_answer():
+    with flaky(IN_FLIGHT) as (url, asked), pytest.raises(Unreachable, match="it still runs"):
+        send_until_answered(lambda: httpx.post(url), url, in_flight_s=0.2)
+    assert len(asked) > 1
 
 
 @pytest.mark.parametrize("when", ["Wed, 21 Oct 2015 07:28:00 GMT", "-1", "nan", "0.1", "soon", ""])
