@@ -82,7 +82,7 @@ def run(
         job = _submit(client, spec, key)
         job = _follow(client, job["id"], timeout)
         if job["status"] == "succeeded":
-            _download(client, job["id"], output)
+            _download(client, job, output)
         _conclude(client, job, as_json=as_json)
 
 
@@ -112,9 +112,9 @@ def report(job_id: JobId, url: Url = _DEFAULT_URL, api_key: ApiKey = None, as_js
 
 @app.command()
 def download(job_id: JobId, url: Url = _DEFAULT_URL, api_key: ApiKey = None, output: Output = None) -> None:
-    """Download a job's artifacts and its report, and check every digest."""
+    """Download a job's artifacts and, when it has succeeded, its report; check every digest."""
     with _client(url, api_key) as client:
-        typer.echo(str(_download(client, job_id, output)))
+        typer.echo(str(_download(client, client.job(job_id), output)))
 
 
 @app.command()
@@ -235,15 +235,17 @@ def _follow(client: Client, job_id: str, timeout_s: float | None) -> _Json:
         return client.wait(job_id, timeout_s=timeout_s, on_event=progress.show)
 
 
-def _download(client: Client, job_id: str, output: Path | None) -> Path:
-    """Download everything into a folder, which is returned."""
+def _download(client: Client, job: _Json, output: Path | None) -> Path:
+    """Download everything that the job left into a folder, which is returned."""
+    job_id = job["id"]
     folder = output or Path("secateur-output") / job_id
     folder.mkdir(parents=True, exist_ok=True)
     started, size_bytes = time.monotonic(), 0
     for artifact in client.artifacts(job_id):
         client.download(job_id, artifact, folder)
         size_bytes += artifact["size_bytes"]
-    (folder / "report.json").write_text(json.dumps(client.report(job_id), indent=1))
+    if job["status"] == "succeeded":
+        (folder / "report.json").write_text(json.dumps(client.report(job_id), indent=1))
     elapsed_s = time.monotonic() - started
     _err.print(f"{size_bytes:,} bytes in {elapsed_s:.1f} s, digests checked: {folder}", highlight=False)
     return folder

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.core import checks, jobs
 from app.core.errors import JobTimeout, NonfiniteWeights
-from app.core.tables import JobReport
+from app.core.tables import Artifact, JobReport
 from tests.app.test_client import answer, flaky
 from tests.support import uploads
 from tests.support.uploads import job_spec
@@ -279,6 +279,24 @@ def test_report_and_download_of_a_finished_job(secateur, parts, job_id, tmp_path
     assert json.loads(secateur("report", job_id, "--json")[1]) == REPORT
     code, out, _ = secateur("download", job_id, "-o", str(tmp_path / "out"))
     assert (code, out.strip()) == (0, str(tmp_path / "out"))
+
+
+def test_a_download_of_a_job_without_a_report_is_what_it_left(secateur, parts, job_id, tmp_path):
+    fail(parts)(job_id)
+    with parts.sessions.begin() as session:
+        (tmp_path / "artifact").write_bytes(b"0123456789")
+        kept = Artifact(
+            job_id=job_id,
+            name="last-good.safetensors",
+            kind="model",
+            media_type="application/octet-stream",
+            sha256=parts.store.add_file(tmp_path / "artifact"),
+            size_bytes=10,
+            loads_in_clean_process=True,
+        )
+        session.add(kept)
+    code, _, err = secateur("download", job_id, "-o", str(tmp_path / "out"))
+    assert (code, [path.name for path in (tmp_path / "out").iterdir()]) == (0, ["last-good.safetensors"]), err
 
 
 def test_the_environment_says_where_the_service_is(live, job_id):
