@@ -19,7 +19,7 @@ from app.client import Client
 from app.client_errors import ApiError, DownloadRefused, Unreachable, WaitTimeout
 from app.console import show_job, show_refusal, show_report
 from app.progress_bar import job_progress
-from app.spec_file import InvalidSpecFile, SpecFile, read_spec_file
+from app.spec_file import InvalidSpecFile, read_spec_file
 
 
 class Exit(IntEnum):
@@ -50,6 +50,7 @@ Spec = Annotated[Path, typer.Argument(help="A spec in YAML or JSON, which may na
 FromStart = Annotated[bool, typer.Option("--from-start", help="Take up no checkpoint.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")]
 _DEFAULT_URL = "http://127.0.0.1:8000"
+_CHECK_WAIT_S = 60.0
 
 app = typer.Typer(name="secateur", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(processes.commands)
@@ -63,7 +64,7 @@ def submit(
 ) -> None:
     """Upload what the spec names and queue the job; prints its id."""
     with _client(url, api_key) as client:
-        job = _submit(client, spec, key)
+        job, _ = _submit(client, spec, key)
     typer.echo(json.dumps(job) if as_json else job["id"])
 
 
@@ -79,8 +80,8 @@ def run(
 ) -> None:
     """Upload, queue, follow, download, check: everything from a spec to a pruned model."""
     with _client(url, api_key) as client:
-        job = _submit(client, spec, key)
-        job = _follow(client, job["id"], timeout)
+        job, left_s = _submit(client, spec, key, timeout)
+        job = _follow(client, job["id"], left_s)
         if job["status"] == "succeeded":
             _download(client, job, output)
         _conclude(client, job, as_json=as_json)
@@ -202,11 +203,18 @@ def _tell(job: _Json, *, as_json: bool) -> None:
 
 
 def _give_up(sentence: str, code: Exit) -> typer.Exit:
-    _err.print(f"secateur: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    _say(sentence)
     return typer.Exit(code)
 
 
-def _submit(client: Client, path: Path, key: str | None) -> _Json:
+def _say(sentence: str) -> None:
+    _err.print(f"secateur: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _submit(
+    client: Client, path: Path, key: str | None, timeout_s: float | None = None
+) -> tuple[_Json, float | None]:
+    """Upload and queue; returns the job, and what the check of its model left of the time to wait."""
     key = key or uuid.uuid4().hex
     found = read_spec_file(path)
     spec = dict(found.spec)
@@ -215,18 +223,27 @@ def _submit(client: Client, path: Path, key: str | None) -> _Json:
         dataset = client.upload_dataset(splits, manifest, idempotency_key=f"{key}-dataset")
         spec["dataset_id"] = dataset["id"]
     if found.model is not None:
-        spec["model_id"] = _upload_model(client, found, f"{key}-model")
-    return client.create_job(spec, idempotency_key=key)
+        uploaded = client.upload_model(found.model.path, found.model.manifest, idempotency_key=f"{key}-model")
+        spec["model_id"] = uploaded["id"]
+    started = time.monotonic()
+    if found.model is not None:
+        _wait_for_check(client, spec["model_id"], timeout_s)
+    job = client.create_job(spec, idempotency_key=key)
+    waited_s = time.monotonic() - started
+    return job, None if timeout_s is None else max(0.0, timeout_s - waited_s)
 
 
-def _upload_model(client: Client, found: SpecFile, key: str) -> str:
-    """Upload the model and wait for its deep check, so that a model that is refused is known at once."""
-    assert found.model is not None
-    model = client.upload_model(found.model.path, found.model.manifest, idempotency_key=key)
-    model = client.wait_for_model(model["id"])
+def _wait_for_check(client: Client, model_id: str, timeout_s: float | None) -> None:
+    """Wait a while for the model's deep check, so that a model that is refused is known at once."""
+    limit_s = _CHECK_WAIT_S if timeout_s is None else min(_CHECK_WAIT_S, timeout_s)
+    try:
+        model = client.wait_for_model(model_id, timeout_s=limit_s)
+    except WaitTimeout as error:
+        # All workers may be busy for hours; the service takes jobs for a model that it has not checked.
+        _say(f"{error}; the job is queued all the same")
+        return
     if model["status"] == "rejected":
         raise ApiError(model["rejection"]["status"], model["rejection"])
-    return str(model["id"])
 
 
 def _follow(client: Client, job_id: str, timeout_s: float | None) -> _Json:

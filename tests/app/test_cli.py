@@ -299,6 +299,13 @@ def test_a_download_of_a_job_without_a_report_is_what_it_left(secateur, parts, j
     assert (code, [path.name for path in (tmp_path / "out").iterdir()]) == (0, ["last-good.safetensors"]), err
 
 
+def test_a_run_without_a_worker_queues_its_job_and_ends_with_its_time(secateur, spec_file):
+    code, _, err = secateur("run", str(spec_file), "--timeout", "0.5")
+    assert code == 5
+    assert "is still validating after 0.5 s; the job is queued all the same" in err
+    assert "\njob job_" in err
+
+
 def test_the_environment_says_where_the_service_is(live, job_id):
     env = os.environ | {"SECATEUR_URL": live.url}
     command = [sys.executable, "-m", "app.cli", "cancel", job_id, "--json"]
