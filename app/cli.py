@@ -16,7 +16,7 @@ from rich.console import Console
 
 from app import maintenance, processes
 from app.client import Client
-from app.client_errors import ApiError, DownloadRefused, Unreachable, WaitTimeout
+from app.client_errors import ApiError, DownloadRefused, InvalidApiKey, Unreachable, WaitTimeout
 from app.console import show_job, show_refusal, show_report
 from app.progress_bar import job_progress
 from app.spec_file import InvalidSpecFile, read_spec_file
@@ -182,7 +182,7 @@ def _client(url: str, api_key: str | None) -> Iterator[Client]:
         raise _give_up(str(error), Exit.UNREACHABLE) from error
     except WaitTimeout as error:
         raise _give_up(f"{error}; it goes on", Exit.WAIT_TIMEOUT) from error
-    except (InvalidSpecFile, httpx.InvalidURL, OSError) as error:
+    except (InvalidSpecFile, InvalidApiKey, httpx.InvalidURL, OSError) as error:
         raise _give_up(str(error), Exit.BAD_SPEC) from error
     except KeyboardInterrupt as error:
         raise _give_up("interrupted; a job that was queued goes on", Exit.INTERRUPTED) from error

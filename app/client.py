@@ -13,7 +13,14 @@ from typing import Any, Self
 
 import httpx
 
-from app.client_errors import DigestMismatch, DownloadRefused, NoService, Unreachable, WaitTimeout
+from app.client_errors import (
+    DigestMismatch,
+    DownloadRefused,
+    InvalidApiKey,
+    NoService,
+    Unreachable,
+    WaitTimeout,
+)
 from app.client_events import follow_events
 from app.client_retries import ATTEMPTS, LONGEST_ANSWER_S, pause_s, raise_broken, send_until_answered
 from app.core.huggingface import INDEX, SHARD, WEIGHTS, is_taken
@@ -24,6 +31,7 @@ Json = dict[str, Any]  # Any: JSON as the service sent it
 _TIMEOUT = httpx.Timeout(30.0, read=90.0)
 _UPLOAD_TIMEOUT = httpx.Timeout(LONGEST_ANSWER_S, connect=30.0)
 _LONG_POLL_S = 30
+_API_KEY = re.compile(r"[\x21-\x7e]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}")
 
 
@@ -36,6 +44,10 @@ class Client:
     def __init__(self, url: str, api_key: str | None = None) -> None:
         if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
             raise httpx.InvalidURL(f"expected a URL such as http://127.0.0.1:8000, found {url!r}")
+        # A key out of a file often ends with a newline.
+        api_key = (api_key or "").strip()
+        if not _API_KEY.fullmatch(api_key):
+            raise InvalidApiKey
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # A proxy of the environment is never between us and our own machine.
         self._http = httpx.Client(

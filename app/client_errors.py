@@ -5,6 +5,13 @@ from typing import Any
 Json = dict[str, Any]  # Any: JSON as the service sent it
 
 
+class InvalidApiKey(ValueError):
+    """A key that no header can hold; it is a secret all the same."""
+
+    def __init__(self) -> None:
+        super().__init__("expected an API key of visible ASCII characters, without a space or a line's end")
+
+
 class Unreachable(Exception):
     """The service did not answer, or answered that it cannot now, in every attempt."""
 

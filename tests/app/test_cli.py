@@ -252,6 +252,10 @@ def test_a_url_that_cannot_be_is_two(secateur, url):
     assert secateur("catalog", url=url)[0] == 2
 
 
+def test_a_key_that_cannot_be_is_two(secateur):
+    assert secateur("catalog", "--api-key", "two\nlines")[0] == 2
+
+
 def test_a_model_that_is_refused_stops_the_run_before_the_job(secateur, spec_file, worker, parts):
     def reject(model_id: str) -> None:
         with parts.sessions.begin() as session:

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 
 from app.client import Client
-from app.client_errors import ApiError, DigestMismatch, DownloadRefused, Unreachable, WaitTimeout
+from app.client_errors import (
+    ApiError,
+    DigestMismatch,
+    DownloadRefused,
+    InvalidApiKey,
+    Unreachable,
+    WaitTimeout,
+)
 from app.client_retries import send_until_answered
 from app.core import jobs
 from tests.support import uploads
@@ -271,3 +278,16 @@ def test_the_key_goes_with_every_request():
         client.catalog()
     assert caught.value.status == 401
     assert asked[0][1]["Authorization"] == "Bearer secret"
+
+
+def test_a_key_out_of_a_file_goes_without_its_last_newline():
+    with flaky(answer(200, b"{}")) as (url, asked), Client(url, "secret\n") as client:
+        client.catalog()
+    assert asked[0][1]["Authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "sec ret", "s\u00e9cret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_told(key):
+    with pytest.raises(InvalidApiKey) as caught:
+        Client("http://127.0.0.1:9", key)
+    assert "ret" not in str(caught.value)
