@@ -27,6 +27,7 @@ from worker.lifeline import watch_stdin
 from worker.measure.latency import measure_latency
 from worker.measure.model import measure_model
 from worker.measure.records import record_split
+from worker.models.inputs import draw_inputs
 from worker.numerics import make_deterministic
 from worker.objectives.registry import find_task
 
@@ -57,8 +58,9 @@ def _check_folder(request: ReloadRequest) -> None:
         path = request.exported.files[CONFIG]
         config = json.loads(path.read_bytes())
         if CUT_FIELD not in config:
-            module = read_model(request.exported).network.module
-            make_blueprint(config).check_from_pretrained(path.parent, module)
+            network = read_model(request.exported).network
+            inputs = draw_inputs(network.inputs, torch.device("cpu"))
+            make_blueprint(config).check_from_pretrained(path.parent, network.module, inputs)
 
 
 def _record(folder: Path, request: ReloadRequest) -> None:

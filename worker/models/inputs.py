@@ -12,6 +12,9 @@ from worker.pruning.statistics.calibration import logits_of
 # One tensor, or several by name as the models of transformers take them.
 Inputs = Tensor | Mapping[str, Tensor]
 
+_SAMPLES = 2
+_TOKENS = 16
+
 
 @dataclass(frozen=True)
 class ImageInput:
@@ -58,6 +61,19 @@ class TextInput:
             "vocabulary": self.vocabulary,
             "measured_tokens": min(self.blank_tokens, self.max_tokens),
         }
+
+
+def draw_inputs(form: ImageInput | TextInput, device: torch.device) -> Inputs:
+    """Draw two samples, short ones of text: blank ones would hide faults."""
+    generator = torch.Generator().manual_seed(0)
+    blank = form.blank(_SAMPLES, device)
+    if isinstance(form, ImageInput):
+        assert isinstance(blank, Tensor)
+        return torch.randn(blank.shape, generator=generator).to(device)
+    assert isinstance(blank, Mapping)
+    short = {name: tensor[:, :_TOKENS] for name, tensor in blank.items()}
+    tokens = torch.randint(0, form.vocabulary, short["input_ids"].shape, generator=generator)
+    return {**short, "input_ids": tokens.to(device)}
 
 
 def compute_logits(module: nn.Module, inputs: Inputs) -> Tensor:

@@ -20,11 +20,11 @@ from worker.export.files import (
 from worker.export.program import write_program
 from worker.formats.cut import CUT, describe_cut, is_cut, read_counts
 from worker.measure.size import measure_file
+from worker.models.inputs import draw_inputs
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import STATE_NAME, Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
-from worker.pipeline.tracing import draw_inputs
 from worker.pruning.removal.configuration import Inexpressible, count_blocks, express
 
 _WHY_FIELD = f"{CUT_FIELD}_because"
@@ -40,7 +40,7 @@ def run_export(job: Job, folder: StageFolder, progress: ProgressReporter) -> Dat
     if "pt2" in job.spec.outputs:
         network = job.read_final().network
         write_program(
-            network.module.cpu(), draw_inputs(network, torch.device("cpu")), folder.path / PROGRAM_FILE
+            network.module.cpu(), draw_inputs(network.inputs, torch.device("cpu")), folder.path / PROGRAM_FILE
         )
     files = dict.fromkeys(
         (*list_files(job.exported_model), *list_files(job.exported_model, job.spec.outputs))

@@ -15,14 +15,13 @@ from worker.datasets.splits import Batch
 from worker.formats.registry import LoadedModel
 from worker.measure.latency import measure_p50_ms, time_by_turns
 from worker.measure.macs import count_macs
-from worker.models.inputs import compute_logits
+from worker.models.inputs import compute_logits, draw_inputs
 from worker.models.registry import Network
 from worker.pipeline.accuracy_drop import AccuracyDrop
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import draw_calibration_batches, make_loss
-from worker.pipeline.tracing import draw_inputs
 from worker.pruning.layers import Layer, find_layers
 from worker.pruning.plan import make_plan
 from worker.pruning.recipe import read_recipe
@@ -70,7 +69,7 @@ def cut_structure(
     shrunk = shrink(
         network.module,
         structure.model_dump(mode="json", exclude_none=True),
-        drawn or [(draw_inputs(network, job.device), torch.zeros(2, dtype=torch.int64))],
+        drawn or [(draw_inputs(network.inputs, job.device), torch.zeros(2, dtype=torch.int64))],
         make_loss(job),
         seed=job.spec.seed,
         measures=measures,

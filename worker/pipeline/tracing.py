@@ -1,12 +1,10 @@
 """Look through a network for what can be cut out of it, on samples drawn by chance."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from worker.measure.macs import count_macs_within
-from worker.models.inputs import ImageInput, Inputs, compute_logits
+from worker.models.inputs import compute_logits, draw_inputs
 from worker.models.registry import Network
 from worker.protocol import GroupCut, ModelBlock, ModelGroup
 from worker.pruning.errors import Untraceable
@@ -15,29 +13,13 @@ from worker.pruning.removal.queries import find_query_groups
 from worker.pruning.removal.stacks import find_stacks, list_undeclared
 from worker.pruning.removal.tracer import Axis
 
-_SAMPLES = 2
-_TOKENS = 16
-
-
-def draw_inputs(network: Network, device: torch.device) -> Inputs:
-    """Draw two samples, short ones of text: blank ones would hide faults."""
-    generator = torch.Generator().manual_seed(0)
-    blank = network.inputs.blank(_SAMPLES, device)
-    if isinstance(network.inputs, ImageInput):
-        assert isinstance(blank, Tensor)
-        return torch.randn(blank.shape, generator=generator).to(device)
-    assert isinstance(blank, Mapping)
-    short = {name: tensor[:, :_TOKENS] for name, tensor in blank.items()}
-    tokens = torch.randint(0, network.inputs.vocabulary, short["input_ids"].shape, generator=generator)
-    return {**short, "input_ids": tokens.to(device)}
-
 
 def describe_groups(network: Network) -> tuple[tuple[ModelGroup, ...], str | None]:
     """Return the groups of a network on the CPU, or none and the reason why it cannot be traced.
 
     They are what the graph proves; a job tries each of them before it cuts.
     """
-    inputs = draw_inputs(network, torch.device("cpu"))
+    inputs = draw_inputs(network.inputs, torch.device("cpu"))
     try:
         if isinstance(inputs, Tensor):
             groups = find_groups(network.module, inputs)
@@ -68,7 +50,7 @@ def describe_blocks(network: Network) -> tuple[ModelBlock, ...]:
     They are judged by the shapes of their hidden states; a job tries each of them before it cuts.
     """
     module, device = network.module, torch.device("cpu")
-    inputs = draw_inputs(network, device)
+    inputs = draw_inputs(network.inputs, device)
     stacks = find_stacks(module, lambda one: compute_logits(one, inputs), list_undeclared(module))
     names = [f"{stack.name}.{number}" for stack in stacks for number in range(stack.blocks)]
     macs = count_macs_within(module, network.inputs.blank(1, device), names)

@@ -13,14 +13,13 @@ from worker.export.reload import (
     ReloadRequest,
     reload_in_clean_process,
 )
-from worker.models.inputs import Inputs, compute_logits
+from worker.models.inputs import Inputs, compute_logits, draw_inputs
 from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.predictions import read_records
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import read_masks
 from worker.pipeline.report import compose_report
-from worker.pipeline.tracing import draw_inputs
 from worker.pruning import MaskSet
 
 REPORT_NAME = "report.json"
@@ -77,7 +76,7 @@ def _check_program(job: Job, folder: StageFolder) -> None:
         return
     network = job.read_final().network
     module = network.module.cpu().eval()
-    drawn = draw_inputs(network, torch.device("cpu"))
+    drawn = draw_inputs(network.inputs, torch.device("cpu"))
     cases = [_take(drawn, [0]), _take(drawn, [0, 1, 0], shorter_by=1)]
     answers = run_program(job.folder(Stage.EXPORT).path / PROGRAM_FILE, cases, folder.path)
     for case, found in zip(cases, answers, strict=True):

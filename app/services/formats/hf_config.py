@@ -16,14 +16,18 @@ _REFUSED = (
     "compression_config",
     "custom_pipelines",
     "experts_implementation",
+    "fusion_config",
     "kernel_config",
     "peft_config",
     "per_layer_config",
     "quantization_config",
     "sparsity_config",
+    "transformers_weights",
     "trust_remote_code",
     "use_kernels",
 )
+# Each token of these sees those before it alone.
+_DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 _PRIVATE_TAKEN = ("_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_num_labels")
 _MAX_INTEGER = 2**31 - 1
 # The largest published models of these families are far below.
@@ -62,6 +66,7 @@ def check_config(config: Config, *, tensors: int) -> tuple[str, str]:
     for at, value in _integers(config, "config.json"):
         if abs(value) > _MAX_INTEGER:
             raise InvalidModel(f"{at} is {value}; at most {_MAX_INTEGER} makes sense")
+    _check_computation(config, found[0])
     _check_sizes(config, tensors)
     _check_labels(config, found[1])
     if found[1].endswith(IMAGES_SUFFIX):
@@ -98,6 +103,17 @@ def _find_architecture(config: Config) -> tuple[str, str]:
             f"{', '.join(known)}"
         )
     return model_type, str(architectures[0])
+
+
+def _check_computation(config: Config, model_type: str) -> None:
+    # transformers reads these where they are there, null too; the service computes in one way only.
+    computed = {"is_causal": model_type in _DECODERS or bool(config.get("is_decoder")), "return_dict": True}
+    for name, expected in computed.items():
+        if name in config and config[name] is not expected:
+            raise InvalidModel(
+                f"config.json has {name!r}: such a model is computed with {str(expected).lower()} here; "
+                f"expected that or no such field, found {_show(config[name])}"
+            )
 
 
 def _check_sizes(config: Config, tensors: int) -> None:

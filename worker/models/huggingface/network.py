@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pydantic import JsonValue
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -21,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from app.core.errors import ExportMismatch, InvalidModel, UnknownArchitecture
 from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX, IMAGES_SUFFIX
-from worker.models.inputs import TextInput
+from worker.models.inputs import Inputs, TextInput, compute_logits
 from worker.models.registry import Network, image_network
 from worker.models.tokenizer import TextTokenizer
 from worker.numerics import is_out_of_memory
@@ -38,6 +37,7 @@ _TYPED = ("bert", "electra")
 # Position 0 of a text is number padding_idx + 1 in these.
 _SHIFTED_POSITIONS = ("roberta",)
 _LEAST_POSITIONS = 2
+_TOLERANCE = 1e-4
 
 
 class Blueprint:
@@ -104,11 +104,13 @@ class Blueprint:
         tasks = ("regression",) if config.num_labels == 1 else ("text-classification",)
         return Network(module, inputs, config.num_labels, tasks, tokenizer)
 
-    def check_from_pretrained(self, folder: Path, module: nn.Module) -> None:
-        """Load a folder as its user will; raises ExportMismatch unless it gives this module's weights."""
+    def check_from_pretrained(self, folder: Path, module: PreTrainedModel, inputs: Inputs) -> None:
+        """Load a folder as its user will, by its own config, which was checked when it was uploaded.
+
+        Raises ExportMismatch unless it gives this module's weights, and its answers to the inputs.
+        """
         loaded = self._auto.from_pretrained(
             folder,
-            config=deepcopy(self._config),
             dtype=torch.float32,
             attn_implementation=_ATTENTION,
             use_safetensors=True,
@@ -119,6 +121,19 @@ class Blueprint:
         for name, tensor in module.state_dict().items():
             if name not in found or not torch.equal(found[name].cpu(), tensor.cpu()):
                 raise ExportMismatch(f"from_pretrained gives another {name} than the exported file holds")
+        if not self.takes_images:
+            # A user whose config does not say what is padding has to say it too.
+            loaded.config.pad_token_id = module.config.pad_token_id
+        with torch.inference_mode():
+            theirs, ours = compute_logits(loaded.eval(), inputs), compute_logits(module.eval(), inputs)
+        is_close = theirs.shape == ours.shape and torch.allclose(
+            theirs, ours, rtol=_TOLERANCE, atol=_TOLERANCE * float(ours.abs().mean()), equal_nan=True
+        )
+        if not is_close:
+            raise ExportMismatch(
+                "from_pretrained gives a model that answers otherwise: config.json has a field that changes "
+                "what it computes"
+            )
 
     def _build(self) -> PreTrainedModel:
         module: PreTrainedModel = _guarded(

@@ -158,6 +158,8 @@ def test_a_pickle_under_another_name_is_refused_without_being_run(folder, tmp_pa
         {"_anything": 1},
         {"pruned_heads": {"0": [1]}},
         {"add_cross_attention": True},
+        {"transformers_weights": "model.safetensors"},
+        {"fusion_config": {"patch_embeddings": True}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -165,6 +167,33 @@ def test_a_config_that_asks_for_code_or_odd_weights_is_refused_by_name(folder, c
     edit(folder, **changes)
     with pytest.raises(InvalidModel, match=next(iter(changes))):
         check(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        ("llama", {"is_causal": False}, r"'is_causal'.*computed with true.*found False"),
+        ("gpt2", {"is_causal": None}, r"'is_causal'.*computed with true.*found None"),
+        ("bert", {"is_causal": True}, r"'is_causal'.*computed with false.*found True"),
+        ("bert", {"is_causal": False, "is_decoder": True}, r"'is_causal'.*computed with true.*found False"),
+        ("llama", {"return_dict": False}, r"'return_dict'.*computed with true.*found False"),
+    ],
+)
+def test_a_config_that_asks_for_another_computation_is_refused(tmp_path, kind, changes, says):
+    folder = make_folder(tmp_path / "model", kind, classes=2)
+    edit(folder, **changes)
+    with pytest.raises(InvalidModel, match=says):
+        check(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("llama", {"is_causal": True, "return_dict": True}), ("bert", {"is_causal": False})],
+)
+def test_a_config_that_says_what_is_computed_anyway_is_taken(tmp_path, kind, changes):
+    folder = make_folder(tmp_path / "model", kind, classes=2)
+    edit(folder, **changes)
+    assert check(folder).model_type == kind
 
 
 def test_what_older_versions_wrote_without_meaning_is_taken(folder):
