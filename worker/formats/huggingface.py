@@ -12,14 +12,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
-from app.core.errors import ArchitectureMismatch, InvalidHeader, InvalidModel
+from app.core.errors import ArchitectureMismatch, InvalidModel
 from app.core.huggingface import CONFIG, CUT_FIELD, TOKENIZER, TOKENIZER_CONFIG
 from worker.formats.cut import check_runs, fit_module
 from worker.formats.registry import LoadedModel, register
-from worker.formats.weights import TensorForm, check_finite, check_structure, form_of
+from worker.formats.weights import (
+    FLOATS,
+    TensorForm,
+    check_finite,
+    check_structure,
+    form_of,
+    read_forms,
+)
 from worker.models.registry import Network
 from worker.models.tokenizer import TextTokenizer, read_tokenizer
 from worker.protocol import ModelInput
@@ -29,7 +36,6 @@ if TYPE_CHECKING:
 
     from worker.models.huggingface.network import Blueprint
 
-_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _WORKING = "float32"
 # Constants that older versions saved as if they were weights, and that a config decides.
 _CONSTANTS = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq|h\.[0-9]+\.attn\.(bias|masked_bias))")
@@ -110,16 +116,7 @@ def _build_fresh(blueprint: "Blueprint", tokenizer: TextTokenizer | None) -> Net
 
 def _read_forms(paths: Iterable[Path]) -> dict[str, TensorForm]:
     """Return the form of every tensor that is a weight, by name, without reading its values."""
-    forms: dict[str, TensorForm] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    part = file.get_slice(name)
-                    dtype = part.get_dtype()
-                    forms[name] = TensorForm(tuple(part.get_shape()), _FLOATS.get(dtype, dtype))
-        except SafetensorError as error:
-            raise InvalidHeader(f"{path.name} cannot be read: {error}") from error
+    forms = {name: form for path in paths for name, form in read_forms(path).items()}
     return {name: form for name, form in forms.items() if not _CONSTANTS.fullmatch(name)}
 
 
@@ -140,7 +137,7 @@ def _check_forms(meta: nn.Module, found: dict[str, TensorForm]) -> None:
         if name not in found and not any(other in found for other in tied.get(name, ()))
     ]
     working = {
-        name: TensorForm(form.shape, _WORKING if form.dtype in _FLOATS.values() else form.dtype)
+        name: TensorForm(form.shape, _WORKING if form.dtype in FLOATS else form.dtype)
         for name, form in found.items()
     }
     check_structure(expected, working, missing=missing, hint=_HINT)

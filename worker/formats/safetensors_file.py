@@ -13,7 +13,7 @@ from app.core.errors import InvalidHeader, InvalidModel
 from app.core.huggingface import WEIGHTS_ROLE
 from worker.formats.cut import CUT, check_runs, fit_depth, fit_module, is_cut, load_parts
 from worker.formats.registry import LoadedModel, register
-from worker.formats.weights import check_finite, check_structure, form_of
+from worker.formats.weights import TensorForm, check_finite, check_structure, form_of, read_forms
 from worker.models.registry import Network, build
 from worker.protocol import ModelInput
 
@@ -31,14 +31,19 @@ def read_safetensors(model: ModelInput) -> LoadedModel:
         raise InvalidModel(
             f"a safetensors model has one file, {WEIGHTS_ROLE!r}; found: {', '.join(model.files)}"
         )
-    network = build(model.architecture)
-    tensors = read_tensors(model.files[WEIGHTS_ROLE])
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    fit_depth(network.module, model.architecture.get(CUT))
-    fit_module(network.module, model.architecture.get(CUT), shapes)
-    load_tensors(network.module, tensors)
-    check_runs(network, model.architecture.get(CUT))
-    return LoadedModel(network, tuple(sorted(tensors)), partial(_build_fresh, model.architecture, shapes))
+    path, cut = model.files[WEIGHTS_ROLE], model.architecture.get(CUT)
+    forms = read_forms(path)
+    shapes = {name: form.shape for name, form in forms.items()}
+    # Before there is memory for any weight: an architecture may ask for more than any machine has.
+    with torch.device("meta"):
+        network = build(model.architecture)
+    fit_depth(network.module, cut)
+    fit_module(network.module, cut, shapes)
+    _check_forms(network.module, forms)
+    network.module.to_empty(device="cpu")
+    _load(network.module, read_tensors(path))
+    check_runs(network, cut)
+    return LoadedModel(network, tuple(forms), partial(_build_fresh, model.architecture, shapes))
 
 
 def _build_fresh(architecture: Mapping[str, JsonValue], shapes: Mapping[str, tuple[int, ...]]) -> Network:
@@ -60,11 +65,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise InvalidHeader(f"the safetensors file cannot be read: {error}") from error
 
 
-def load_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Copy tensors into the module after checking names, shapes, types and values."""
-    expected = {name: form_of(tensor) for name, tensor in module.state_dict().items()}
-    missing = [n for n in expected if n not in tensors and not n.endswith(_OPTIONAL_SUFFIX)]
-    check_structure(expected, {name: form_of(tensor) for name, tensor in tensors.items()}, missing=missing)
+def _check_forms(meta: nn.Module, found: Mapping[str, TensorForm]) -> None:
+    expected = {name: form_of(tensor) for name, tensor in meta.state_dict().items()}
+    missing = [n for n in expected if n not in found and not n.endswith(_OPTIONAL_SUFFIX)]
+    check_structure(expected, found, missing=missing)
+
+
+def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         check_finite(name, tensor)
+    for name, target in module.state_dict().items():
+        if name not in tensors:
+            target.zero_()
     module.load_state_dict(tensors, strict=False)

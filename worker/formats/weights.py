@@ -1,12 +1,17 @@
 """Compare the tensors of an upload with those that a module expects, and check their values."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from app.core.errors import ArchitectureMismatch, NonfiniteWeights
+from app.core.errors import ArchitectureMismatch, InvalidHeader, NonfiniteWeights
 
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+# As a file's header says it → as torch does.
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 _SHOWN = 5
 
 
@@ -20,6 +25,23 @@ class TensorForm(NamedTuple):
 def form_of(tensor: torch.Tensor) -> TensorForm:
     """Return the form of a tensor."""
     return TensorForm(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def read_forms(path: Path) -> dict[str, TensorForm]:
+    """Return the form of every tensor of a safetensors file, by name, without reading values.
+
+    Raises InvalidHeader.
+    """
+    forms = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(file.keys()):
+                part = file.get_slice(name)
+                dtype = part.get_dtype()
+                forms[name] = TensorForm(tuple(part.get_shape()), _TYPES.get(dtype, dtype))
+    except SafetensorError as error:
+        raise InvalidHeader(f"{path.name} cannot be read: {error}") from error
+    return forms
 
 
 def check_structure(

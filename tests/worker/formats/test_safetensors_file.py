@@ -1,5 +1,10 @@
 """Reading a model given as one safetensors file with an architecture."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -82,6 +87,36 @@ def test_a_tensor_of_another_type_is_named_with_both_types(tmp_path, state):
 def test_a_long_list_of_faults_is_cut_with_its_count(tmp_path):
     with pytest.raises(ArchitectureMismatch, match=r"\d+ missing .* and \d+ more\)"):
         read(tmp_path, {"other": torch.zeros(1)})
+
+
+def test_an_architecture_of_more_memory_than_there_is_is_compared_without_it(tmp_path):
+    # Its weights are 41 GB.
+    params = {"growth_rate": 256, "init_features": 512, "blocks": [64] * 6}
+    with (
+        at_most_more(2**30),
+        pytest.raises(ArchitectureMismatch, match=r"\d+ missing .*; 1 unexpected \(a\)"),
+    ):
+        read(tmp_path, {"a": torch.zeros(1)}, architecture={"name": "densenet-121", "params": params})
+
+
+def test_a_counter_that_the_file_leaves_out_begins_at_zero(tmp_path, state):
+    older = {name: tensor for name, tensor in state.items() if "num_batches" not in name}
+    loaded = read(tmp_path, older).network.module.state_dict()
+    counters = [tensor for name, tensor in loaded.items() if name not in older]
+    assert counters
+    assert not any(counters)
+
+
+@contextmanager
+def at_most_more(size_bytes: int) -> Iterator[None]:
+    """Let this process map so many bytes more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
