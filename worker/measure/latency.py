@@ -12,11 +12,11 @@ from app.core.report import LatencyResult, Milliseconds
 from app.core.spec import Latency
 from worker.measure.intervals import Interval, compute_speedup_interval
 from worker.measure.model import MeasuredModel
-from worker.models.inputs import Inputs, TextInput, compute_logits, leaves
+from worker.models.inputs import Inputs, compute_logits, leaves
 from worker.models.registry import Network
 
 _WARMUP = 10
-_FORWARD_BATCH, _FORWARD_TOKENS = 64, 2_048
+_FORWARD_BATCH, _FORWARD_MACS, _FORWARD_BYTES = 64, 2**35, 2**30
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,29 @@ def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: Inputs, *, repeats
     return Timings(times[:, 0], times[:, 1])
 
 
-def measure_forward_ms(network: Network, *, batch_size: int | None = None) -> float:
+def measure_forward_ms(network: Network, *, counted: MeasuredModel) -> float:
     """Return the milliseconds of one sample in a batch, the best of three after a warm-up."""
     network.module.eval()
-    batch_size = batch_size or _choose_batch_size(network)
+    batch_size = choose_forward_batch(counted.macs, counted.peak_inference_bytes - counted.weights_bytes)
     batch = network.inputs.blank(batch_size)
     with torch.inference_mode():
         compute_logits(network.module, batch)
         return min(_time_ms(network.module, batch) for _ in range(3)) / batch_size
+
+
+def choose_forward_batch(macs: int, activation_bytes: int) -> int:
+    """Return how many samples are timed at once, of so many products and bytes each: at most 64.
+
+    Of images of 1,024 pixels a ResNet-50 multiplies for minutes and fills 19 GB with 64.
+    """
+    return max(
+        1,
+        min(
+            _FORWARD_BATCH,
+            _FORWARD_MACS // max(macs, 1),
+            _FORWARD_BYTES // max(activation_bytes, 1),
+        ),
+    )
 
 
 def measure_p50_ms(module: nn.Module, batch: Inputs, *, repeats: int) -> float:
@@ -105,14 +120,6 @@ def explain(timings: Timings, *, before: MeasuredModel, after: MeasuredModel) ->
     if 0.95 <= timings.speedup <= 1.05:
         return f"{measured}, a difference of the machine's noise and not of the model: {cause}."
     return f"{measured}, although {cause}; the difference comes from the machine, not from skipped work."
-
-
-def _choose_batch_size(network: Network) -> int:
-    """Return 64, or as many texts as hold 2,048 tokens: the logits of 64 long ones can fill 13 GB."""
-    if not isinstance(network.inputs, TextInput):
-        return _FORWARD_BATCH
-    tokens = leaves(network.inputs.blank(1))[0].shape[1]
-    return max(1, min(_FORWARD_BATCH, _FORWARD_TOKENS // tokens))
 
 
 def _time_pair(

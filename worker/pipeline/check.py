@@ -7,7 +7,6 @@ from worker.atomic import write_atomically
 from worker.formats.registry import read_model
 from worker.measure.latency import measure_forward_ms
 from worker.measure.model import measure_model
-from worker.models.inputs import ImageInput, TextInput
 from worker.pipeline.tracing import describe_blocks, describe_groups
 from worker.protocol import (
     OUTPUT_FOLDER,
@@ -19,9 +18,6 @@ from worker.protocol import (
     ModelLayer,
 )
 from worker.pruning.layers import Layer, find_layers
-
-# A text of 128 tokens costs a network of today about what a hundred small images do.
-_BATCH_SIZES = {ImageInput: 64, TextInput: 2}
 
 
 def check_model(work: Path, given: CheckInput) -> None:
@@ -41,7 +37,7 @@ def check_model(work: Path, given: CheckInput) -> None:
             "classes": network.outputs,
             "tasks": list(network.tasks),
         },
-        forward_ms=measure_forward_ms(network, batch_size=_BATCH_SIZES[type(network.inputs)]),
+        forward_ms=measure_forward_ms(network, counted=measured),
         warnings=loaded.warnings,
         layers=tuple(
             ModelLayer(

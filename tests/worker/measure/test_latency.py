@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from app.core.spec import Latency
-from worker.measure.latency import Timings, explain, measure_forward_ms, measure_latency, time_by_turns
+from worker.measure.latency import (
+    Timings,
+    choose_forward_batch,
+    explain,
+    measure_forward_ms,
+    measure_latency,
+    time_by_turns,
+)
+from worker.measure.macs import count_macs
+from worker.measure.memory import measure_peak_bytes, sum_bytes
 from worker.measure.model import measure_model
 from worker.models.registry import Network, build
 
@@ -90,4 +99,34 @@ def test_the_result_says_how_it_was_measured():
 
 def test_one_sample_of_a_batch_takes_some_time():
     network: Network = build({"name": "lenet-300-100"})
-    assert measure_forward_ms(network) > 0
+    assert measure_forward_ms(network, counted=measure_model(network)) > 0
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "resnet-50", "vgg-16-bn"])
+def test_small_images_are_timed_64_at_once(name):
+    assert choose_forward_batch(*count(name, image_size=32)) == 64
+
+
+def test_large_images_are_timed_few_at_once_so_that_a_check_stays_within_its_time():
+    macs, activation_bytes = count("resnet-50", image_size=1024)
+    assert macs > 80e9
+    assert choose_forward_batch(macs, activation_bytes) == 1
+    assert choose_forward_batch(*count("resnet-50", image_size=224)) == 8
+
+
+def test_samples_that_take_much_memory_are_timed_few_at_once():
+    assert choose_forward_batch(1, 2**28) == 4
+    assert choose_forward_batch(1, 2**40) == 1
+
+
+def count(name: str, *, image_size: int) -> tuple[int, int]:
+    """Return the products of one sample and the bytes that it takes besides the weights, counted on meta."""
+    sizes = {} if name == "resnet-20" else {"image_size": image_size}
+    with torch.device("meta"):
+        network = build({"name": name, "params": sizes})
+    sample = network.inputs.blank(1, "meta")
+    assert isinstance(sample, torch.Tensor)
+    assert sample.shape[2] == image_size
+    weights = sum_bytes([*network.module.parameters(), *network.module.buffers()])
+    macs = count_macs(network.module, sample).total
+    return macs, measure_peak_bytes(network.module, sample) - weights
