@@ -7,7 +7,7 @@ from torch import Tensor
 from app.core.errors import DivergedTraining
 from app.core.report import ReportArtifact
 from worker.atomic import write_atomically
-from worker.measure.size import measure_file
+from worker.measure.size import digest_file
 from worker.pipeline.folder import write_tensors
 from worker.pipeline.job import Job
 from worker.protocol import KEPT_NAME, OUTPUT_FOLDER, KeptOutput
@@ -44,13 +44,12 @@ def _keep(job: Job, name: str, state: Mapping[str, Tensor]) -> None:
     artifacts.mkdir(parents=True, exist_ok=True)
     path = artifacts / name
     write_tensors(path, job.select_exported(state))
-    size = measure_file(path)
     kept = ReportArtifact(
         name=name,
         kind="checkpoint",
         media_type="application/octet-stream",
-        sha256=size.sha256,
-        size_bytes=size.size_bytes,
+        sha256=digest_file(path),
+        size_bytes=path.stat().st_size,
         # Nobody has tried: the job ended before its exports were verified.
         loads_in_clean_process=False,
     )

@@ -1,6 +1,7 @@
 """The stages one after the other: skipping, repeating, and what ends a job."""
 
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -143,6 +144,17 @@ def test_without_a_dataset_the_weights_are_pruned_and_nothing_is_claimed(uploads
     assert report.inputs.dataset is None
     assert report.gates[0].outcome == "not_evaluated"
     assert any("not known" in warning for warning in report.warnings)
+
+
+def test_each_file_is_compressed_once_to_know_its_size(uploads, tmp_path, monkeypatch):
+    levels: list[int] = []
+    make = zlib.compressobj
+    monkeypatch.setattr(zlib, "compressobj", lambda level: levels.append(level) or make(level))
+    run = run_job(tmp_path / "work", uploads.runner_input(QUICK))
+    exported = Job(run.work, run.given).folder(Stage.EXPORT).read_data()
+    assert "model.safetensors" in exported
+    # One more is the upload.
+    assert len(levels) == len(exported) + 1
 
 
 def test_layers_that_the_recipe_excludes_stay_dense(uploads, tmp_path):
