@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,9 @@ from app.core.errors import InvalidModel
 _NO_LIMIT = 2**31
 _TEXTS_AT_ONCE = 4096
 _CHARACTERS_AT_ONCE = 2**23
+_MAX_ID = 2**31 - 1
+_TEXT = "a text"
+_NO_ENCODING = "cannot encode the dataset's text"
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,7 @@ class TextTokenizer:
             part = texts[start : start + _TEXTS_AT_ONCE]
             beside = None if pairs is None else pairs[start : start + _TEXTS_AT_ONCE]
             given = list(part) if beside is None else list(zip(part, beside, strict=True))
-            for one in _guarded(partial(self._tokenizer.encode_batch, given)):
-                found.ids.extend(one.ids)
-                found.types.extend(one.type_ids)
-                found.lengths.append(len(one.ids))
-                truncated += bool(one.overflowing)
+            truncated += _guarded(partial(self._add, given, found), _NO_ENCODING)
         return replace(found, truncated=truncated)
 
     def encode_document(self, text: str) -> "array[int]":
@@ -65,8 +65,7 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         ids = array("i")
         for piece in _cut(text):
-            found = _guarded(partial(self._tokenizer.encode, piece, add_special_tokens=False))
-            ids.extend(found.ids)
+            _guarded(partial(self._add_piece, piece, ids), _NO_ENCODING)
         return ids
 
     def count_special(self, *, are_pairs: bool) -> int:
@@ -74,21 +73,30 @@ class TextTokenizer:
         count: int = self._tokenizer.num_special_tokens_to_add(are_pairs)
         return count
 
+    def _add(self, given: list[Any], found: Encoded) -> int:  # Any: texts, or pairs of them
+        """Encode some texts behind those that were found before; returns how many were cut."""
+        truncated = 0
+        for one in self._tokenizer.encode_batch(given):
+            found.ids.extend(one.ids)
+            found.types.extend(one.type_ids)
+            found.lengths.append(len(one.ids))
+            truncated += bool(one.overflowing)
+        return truncated
+
+    def _add_piece(self, piece: str, ids: "array[int]") -> None:
+        ids.extend(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+
 
 def read_tokenizer(
     path: Path, config_path: Path | None, *, pad_id: int | None, eos_id: int | None
 ) -> TextTokenizer:
     """Read a tokenizer.json and what its config says; `pad_id` and `eos_id` are those of the model's config.
 
-    Raises InvalidModel when the library cannot read it.
+    Raises InvalidModel when the library cannot read it, or breaks on a text.
     """
     text = path.read_text("utf-8")
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except MemoryError:
-        raise
-    except Exception as error:  # the library raises nothing more specific
-        raise InvalidModel(f"tokenizer.json cannot be read by the tokenizers library: {error}") from error
+    tokenizer = _guarded(partial(Tokenizer.from_str, text), "cannot be read by the tokenizers library")
+    _guarded(partial(_try_out, tokenizer), "cannot encode a text")
     config = json.loads(config_path.read_bytes()) if config_path else {}
     own_pad = tokenizer.padding["pad_id"] if tokenizer.padding else None
     tokenizer.no_padding()
@@ -120,11 +128,26 @@ def _cut(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _guarded(encode: Callable[[], Any]) -> Any:  # Any: the library has no types
+def _try_out(tokenizer: Tokenizer) -> None:
+    """Encode a text, so that a file that breaks the library is found before there is a dataset."""
+    found: list[int] = []
+    # It may lack a token for this text and have one for each of a dataset's.
+    with suppress(Exception):
+        one = tokenizer.encode(_TEXT)
+        found = [*one.ids, *one.type_ids]
+    array("i", found)
+
+
+def _guarded(use: Callable[[], Any], fault: str) -> Any:  # Any: the library has no types
     try:
-        return encode()
+        return use()
     except MemoryError:
         # The machine's fault, not the tokenizer's.
         raise
-    except Exception as error:  # the library raises nothing more specific
-        raise InvalidModel(f"tokenizer.json cannot encode the dataset's text: {error}") from error
+    except OverflowError as error:
+        raise InvalidModel(f"tokenizer.json {fault}: an id in it is above {_MAX_ID}") from error
+    except BaseException as error:  # the library raises nothing more specific
+        # A panic of its Rust code is no Exception, and of a class that cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InvalidModel(f"tokenizer.json {fault}: {error}") from error

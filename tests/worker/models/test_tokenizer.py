@@ -12,6 +12,13 @@ from worker.models import tokenizer as module
 from worker.models.tokenizer import TextTokenizer, read_tokenizer
 
 
+def make_template(first: dict[str, dict[str, str | int]]) -> dict[str, object]:
+    """Make a post-processor that puts something in front of a text; pairs are as they should be."""
+    single = [first, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {}}
+
+
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
     return make_bert_folder(tmp_path_factory.mktemp("bert") / "m")
@@ -83,3 +90,60 @@ def test_a_text_that_has_no_token_is_refused_with_the_reason(tmp_path):
         tokenizer.encode(["b"], None, max_tokens=8)
     with pytest.raises(InvalidModel, match="cannot encode the dataset's text"):
         tokenizer.encode_document("b")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"post_processor": make_template({"SpecialToken": {"id": "X", "type_id": 0}})},
+        {"post_processor": make_template({"Sequence": {"id": "B", "type_id": 0}})},
+        {"post_processor": make_template({"Sequence": {"id": "A", "type_id": 2**31}})},
+        {"post_processor": {"type": "BertProcessing", "sep": ["s", 7], "cls": ["c", 2**32 - 1]}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8="}},
+    ],
+    ids=["special", "pair", "type", "bert", "length", "charsmap", "trie"],
+)
+def test_a_tokenizer_that_breaks_its_library_is_refused_before_there_is_a_dataset(tmp_path, changes):
+    write(tmp_path, {"[UNK]": 0, "a": 1}, **changes)
+    with pytest.raises(InvalidModel, match=r"tokenizer.json cannot"):
+        read(tmp_path, has_config=False)
+
+
+def test_an_id_beyond_all_vocabularies_is_refused(tmp_path):
+    write(tmp_path, {"[UNK]": 0, "far": 2**31})
+    tokenizer = read(tmp_path, has_config=False)
+    says = "cannot encode the dataset's text: an id in it is above 2147483647"
+    with pytest.raises(InvalidModel, match=says):
+        tokenizer.encode(["a far"], None, max_tokens=8)
+    with pytest.raises(InvalidModel, match=says):
+        tokenizer.encode_document("a far")
+
+
+def test_a_pair_that_breaks_the_library_is_refused_as_a_text_is(tmp_path):
+    whole = {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "single": [whole], "special_tokens": {}}
+    pair = [whole, {"SpecialToken": {"id": "X", "type_id": 0}}]
+    write(tmp_path, {"[UNK]": 0, "a": 1}, post_processor={**template, "pair": pair})
+    tokenizer = read(tmp_path, has_config=False)
+    with pytest.raises(InvalidModel, match="cannot encode the dataset's text"):
+        tokenizer.encode(["a"], ["a"], max_tokens=8)
+
+
+def test_what_ends_the_process_is_nobody_s_fault(tmp_path):
+    class Ended:
+        def no_truncation(self) -> None: ...
+
+        def encode(self, text: str, *, add_special_tokens: bool) -> None:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        TextTokenizer(Ended(), pad_id=0, max_tokens=None).encode_document("a text")
+
+
+def write(folder: Path, vocabulary: dict[str, int], **changes: object) -> None:
+    """Write a tokenizer.json of whole words."""
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
+    given = {"version": "1.0", "model": model, "pre_tokenizer": {"type": "WhitespaceSplit"}}
+    (folder / "tokenizer.json").write_text(json.dumps(given | changes))
