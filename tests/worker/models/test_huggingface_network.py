@@ -52,6 +52,13 @@ def test_so_does_one_of_images(tmp_path):
     check_from_pretrained(make_vit_folder(tmp_path / "model"))
 
 
+def test_so_does_one_with_what_older_versions_wrote_without_meaning(tmp_path):
+    folder = make_folder(tmp_path / "model", "bert", classes=3)
+    edit_config(folder, _name_or_path="bert", _commit_hash=None, auto_map={}, trust_remote_code=False)
+    edit_config(folder, _attn_implementation_autoset=True, quantization_config=None, finetuning_task="sst2")
+    check_from_pretrained(folder)
+
+
 def test_a_folder_of_the_same_weights_that_answers_otherwise_is_found(tmp_path):
     folder = make_folder(tmp_path / "model", "llama", classes=3, initializer_range=0.5)
     edit_config(folder, is_causal=False)
