@@ -60,10 +60,11 @@ def cut_structure(
         # The recipe's rows speak of the uploaded model: what fits nothing there is refused while it is whole.
         make_plan(network.module, read_recipe(job.spec.recipe.model_dump(mode="json", exclude_none=True)))
     drawn = draw_calibration_batches(job, network) or []
+    full = _list_full(drawn)
     measures = _list_measures(job, loaded)
     accuracy_drop: AccuracyDrop | None = None
     if structure.target.metric == "accuracy_drop":
-        settle = partial(_refresh_if_better, job, drawn=drawn)
+        settle = partial(_refresh_if_better, job, drawn=full)
         accuracy_drop = AccuracyDrop(job, folder, progress, network.module, settle)
         measures["accuracy_drop"] = accuracy_drop
     shrunk = shrink(
@@ -78,9 +79,9 @@ def cut_structure(
         shrunk = _time_again(job, network, shrunk)
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
     is_cut = bool(shrunk.removal.kept or shrunk.removal.depths)
-    is_refreshed = is_cut and _refresh_if_better(job, network.module, drawn)
+    is_refreshed = is_cut and _refresh_if_better(job, network.module, full)
     folder.write_tensors(BATCHNORM_NAME, read_statistics(network.module))
-    refreshed = sum(len(batch.targets) for batch in drawn) if is_refreshed else 0
+    refreshed = sum(len(batch.targets) for batch in full) if is_refreshed else 0
     probe_steps = accuracy_drop.steps if accuracy_drop else 0
     report = _describe(structure, shrunk, layers, refreshed=refreshed, probe_steps=probe_steps)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
@@ -134,6 +135,15 @@ def _list_measures(job: Job, loaded: LoadedModel) -> dict[str, Measure]:
         batch = network.inputs.blank(settings.batch_size, job.device)
         measures["latency_ms"] = lambda module: measure_p50_ms(module, batch, repeats=settings.repeats)
     return measures
+
+
+def _list_full(drawn: Sequence[Batch]) -> list[Batch]:
+    """Return the batches as large as the first; none where that is one sample, which has no variance.
+
+    In the mean over batches a smaller last one would count as much as a full one.
+    """
+    sizes = [len(batch.targets) for batch in drawn]
+    return [batch for batch, size in zip(drawn, sizes, strict=True) if size == sizes[0] > 1]
 
 
 def _refresh_if_better(job: Job, module: nn.Module, drawn: Sequence[Batch]) -> bool:

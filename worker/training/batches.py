@@ -64,6 +64,15 @@ class BatchPlan:
         rest = order[self.steps_per_epoch * self.step_size :]
         return (*batches, rest) if len(rest) else tuple(batches)
 
+    def draw_equal(self, most: int) -> tuple[Tensor, ...]:
+        """Return at most so many batches of samples, each sample once, to measure statistics over.
+
+        All are of one size: in a mean over batches a smaller last one would count as much as a full one.
+        """
+        order = torch.randperm(self.samples, generator=make_generator(self.seed, "refresh", 0))
+        size = -(-self.step_size // self.parts)
+        return torch.split(order[: self.samples // size * size], size)[:most]
+
     def _order(self, epoch: int) -> Tensor:
         """Return the samples of an epoch, step after step, and those that it leaves out."""
         order = _shuffle(self.samples, self.seed, epoch)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from app.core.errors import DivergedTraining
@@ -16,7 +15,6 @@ from worker.training.checkpoint import Checkpoints, Tree
 from worker.training.cycles import Phase
 from worker.training.history import History, RunningMeans
 from worker.training.loop import Loop, StepResult
-from worker.training.randomness import make_generator
 from worker.training.soundness import check_finite, check_sparsity
 from worker.training.teacher import Teacher
 from worker.training.validation import Judge, Validation
@@ -255,9 +253,7 @@ class Recovery:
 
     def _draw_refreshing_batches(self) -> Iterator[Inputs]:
         training = self._training
-        order = torch.randperm(len(training.split), generator=make_generator(training.seed, "refresh", 0))
-        size = -(-training.plan.step_size // training.plan.parts)
-        for indices in torch.split(order, size)[: training.settings.batchnorm_refresh]:
+        for indices in training.plan.draw_equal(training.settings.batchnorm_refresh):
             yield move(training.split.take(indices).inputs, training.device)
 
     def _write(self, loop: Loop) -> None:

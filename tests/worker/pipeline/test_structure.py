@@ -237,25 +237,6 @@ def test_a_target_in_bytes_is_one_of_the_file_that_is_exported(uploads, tmp_path
     assert run.report.gates[0].outcome == "passed"
 
 
-def test_the_cut_model_is_normalised_by_what_it_puts_out_itself(uploads, tmp_path):
-    """Without training: statistics of the dense network are those of sums with more channels in them."""
-    target = {"metric": "macs", "value": 160_000}
-    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
-    assert run.report.structure.batchnorm_samples == 512
-    tensors = load_file(run.output / "artifacts" / "model.safetensors")
-    stale = load_file(uploads.model)
-    same = [n for n in tensors if n.endswith("running_var") and torch.equal(tensors[n], stale[n])]
-    assert not same
-
-
-def test_what_was_not_cut_keeps_its_statistics(uploads, tmp_path):
-    target = {"metric": "parameters", "value": 10_000_000}
-    run = run_job(tmp_path / "work", make_spec(uploads, structure={"target": target}))
-    assert run.report.structure.batchnorm_samples == 0
-    tensors, dense = load_file(run.output / "artifacts" / "model.safetensors"), load_file(uploads.model)
-    assert all(torch.equal(tensors[name], dense[name]) for name in dense)
-
-
 def test_a_latency_is_measured_on_the_worker(uploads, tmp_path):
     # Any model is within an hour: what is tested is that the worker measures, not how fast it is.
     target = {"metric": "latency_ms", "value": 3_600_000}

@@ -100,12 +100,13 @@ def recover(
     interval_s: float = 0.0,
     validates: bool = False,
     module: nn.Module | None = None,
+    split: ImageSplit | None = None,
     is_halved: bool = False,
     **settings: Any,
 ) -> Outcome:
     """Recover from the newest checkpoint in the folder, or from the start; die after some steps if told."""
     module = module or make_model()
-    training = make_training(make_settings(**settings), is_halved=is_halved)
+    training = make_training(make_settings(**settings), split=split, is_halved=is_halved)
     pruner = Pruner(module, recipe, seed=3, steps=training.steps)
     checkpoints = Checkpoints(folder or Path("/nowhere"), {}, interval_s=interval_s if folder else 1e9)
     teacher = Teacher(

@@ -59,6 +59,14 @@ def test_the_first_epoch_and_its_rest_are_the_whole_split(plan):
     assert torch.cat(plan.first_epoch()).sort().values.tolist() == list(range(plan.samples))
 
 
+@given(plans, st.integers(1, 5))
+def test_batches_for_statistics_are_of_one_size_and_show_no_sample_twice(plan, most):
+    drawn = plan.draw_equal(most)
+    size = max(map(len, plan.batches(0)))
+    assert [len(batch) for batch in drawn] == [size] * min(most, plan.samples // size)
+    assert len(torch.cat(drawn).unique()) == size * len(drawn)
+
+
 def test_a_step_sees_samples_of_nearly_one_length_and_not_the_short_ones_first():
     lengths = torch.randint(1, 60, (4_000,), generator=torch.Generator().manual_seed(0))
     plan = BatchPlan.for_split(4_000, 32, lengths=lengths)

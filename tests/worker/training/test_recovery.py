@@ -19,6 +19,7 @@ from tests.worker.training.recoveries import (
     Killed,
     Outcome,
     make_model,
+    make_split,
     recover,
 )
 from worker.training.checkpoint import Checkpoints
@@ -107,6 +108,16 @@ def test_every_round_has_a_row_with_what_was_asked_and_reached():
 def test_the_metrics_of_a_round_are_those_of_the_steps_before_it_where_nothing_else_judges():
     rows = recover(max_steps=24).recovery.history.rows
     assert set(rows[-1].metrics) == {"train_loss", "train_accuracy"}
+
+
+def test_a_sample_more_than_fills_the_batches_is_left_out_of_the_refreshed_statistics():
+    # A batch of one has no variance in a layer without positions, and would weigh as much as 32.
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 3))
+    split = make_split(samples=33)
+    recover(module=module, split=split, max_steps=2, batchnorm_refresh=2)
+    inputs = split.take(torch.arange(33)).inputs.flatten(1)
+    means_without_one = (inputs.sum(dim=0) - inputs) / 32  # [33, 64]
+    assert (means_without_one - module[1].running_mean).abs().amax(dim=1).min() < 1e-5
 
 
 def test_diverging_names_the_step_the_rate_and_the_last_good_checkpoint(tmp_path):
