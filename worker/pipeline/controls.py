@@ -4,23 +4,19 @@ Frankle and Carbin 2019, arXiv:1803.03635, section 2: a mask drawn by chance on 
 and the ticket's mask on weights drawn anew. Each is one training of a fixed mask, measured like the ticket.
 """
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from app.core.spec import Choice, LayerRow, LayerSetting, Recipe, Target
-from worker.formats.registry import LoadedModel
 from worker.measure.records import record_split
 from worker.models.registry import Network
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.pruning import make_pruner
-from worker.pruning import MaskSet
-from worker.pruning.protocols import Control, FixesSparsity
-from worker.pruning.registry import build
+from worker.pruning import MaskSet, Pruner
+from worker.pruning.protocols import Control
 from worker.training.best import pack_masks
 from worker.training.checkpoint import Tree
 from worker.training.cycles import Phase
@@ -61,9 +57,7 @@ def train_control(
     watch: Watch,
 ) -> str:
     """Train a control, going on where an earlier attempt stopped; returns the name of its records' file."""
-    network, masks = _start(job, control, ticket)
-    pruner = make_pruner(job, network, steps=ticket.training.steps)
-    pruner.load_state_dict({**ticket.pruner_state, "masks": pack_masks(masks)})
+    network, pruner = start_control(job, control, ticket)
     checkpoints = folder.checkpoints(f"control-{control}", interval_s=job.spec.resources.checkpoint_s)
     recovery = Recovery(
         network.module,
@@ -77,36 +71,29 @@ def train_control(
     return _measure(job, folder, control, network.module)
 
 
-def draw_random_masks(job: Job, loaded: LoadedModel, masks: MaskSet) -> MaskSet:
-    """Draw masks of the same pattern with the same number of kept weights in every layer, by chance."""
-    recipe = job.spec.recipe
-    rows = [row for row in recipe.layers if row.set.exclude]
-    if not isinstance(build("pattern", recipe.pattern.name, recipe.pattern.params), FixesSparsity):
-        rows += [
-            LayerRow(match=glob.escape(name), set=LayerSetting(sparsity=sparsity))
-            for name, sparsity in masks.sparsities().items()
-        ]
-    by_chance = Recipe(
-        criterion=Choice(name="random"),
-        pattern=recipe.pattern,
-        target=Target(value=masks.sparsity),
-        layers=tuple(rows),
-    )
-    return make_pruner(job, loaded.network, recipe=by_chance).update()
+def start_control(job: Job, control: Control, ticket: Ticket) -> tuple[Network, Pruner]:
+    """Return a control as it stands before its first step: its weights, and a pruner that holds its masks.
 
-
-def _start(job: Job, control: Control, ticket: Ticket) -> tuple[Network, MaskSet]:
-    loaded = job.read_start()
+    A random mask is of the same pattern and keeps as many weights of every layer, drawn by chance.
+    """
+    network = _build_fresh(job) if control == "random_reinit" else job.read_start().network
+    start = {name: value.clone() for name, value in network.module.state_dict().items()}
+    pruner = make_pruner(job, network, steps=ticket.training.steps)
+    pruner.load_state_dict({**ticket.pruner_state, "masks": pack_masks(ticket.masks)})
     if control == "random_mask":
-        masks = draw_random_masks(job, loaded, ticket.masks)
-        if ticket.rewind_state is not None:
-            loaded.network.module.load_state_dict(ticket.rewind_state)
-        return loaded.network, masks
+        pruner.draw_masks(seed=job.spec.seed)
+        # The ticket's mask has set to zero what this one may keep.
+        pruner.rewind(ticket.rewind_state or start)
+    return network, pruner
+
+
+def _build_fresh(job: Job) -> Network:
+    loaded = job.read_start()
     torch.manual_seed(derive_seed(job.spec.seed, "reinitialisation", 0))
     fresh = loaded.build()
     job.cut(fresh)
     fresh.module.to(job.device)
-    return fresh, ticket.masks
+    return fresh
 
 
 def _measure(job: Job, folder: StageFolder, control: Control, module: nn.Module) -> str:

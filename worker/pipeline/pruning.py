@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from app.core.report import HistoryRow
-from app.core.spec import Recipe
 from worker.datasets.splits import Batch
 from worker.measure.macs import count_macs
 from worker.models.inputs import TextInput, move
@@ -26,14 +25,12 @@ _CALIBRATION_IMAGES, _IMAGES_A_BATCH = 512, 128
 _CALIBRATION_TEXTS, _TEXTS_A_BATCH = 256, 16
 
 
-def make_pruner(
-    job: Job, network: Network, *, steps: int | None = None, recipe: Recipe | None = None
-) -> Pruner:
-    """Make the pruner of a job's recipe, or of another one, for a network and a training of `steps`."""
-    asked = recipe or job.spec.recipe
+def make_pruner(job: Job, network: Network, *, steps: int | None = None) -> Pruner:
+    """Make the pruner of a job's recipe for a network and a training of `steps`."""
+    asked = job.spec.recipe
     rows = follow_blocks(asked.layers, find_layers(network.module), job.removal) if asked.layers else ()
     given = asked.model_copy(update={"layers": rows}).model_dump(mode="json", exclude_none=True)
-    counts_macs = job.spec.recipe.target.metric == "macs"
+    counts_macs = asked.target.metric == "macs"
     macs = count_macs(network.module, network.inputs.blank(1, job.device)).by_weight if counts_macs else None
     return Pruner(
         network.module,

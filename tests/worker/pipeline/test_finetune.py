@@ -13,11 +13,9 @@ from tests.worker.pipeline.conftest import run_job
 from worker.measure.size import digest_file
 from worker.models import registry
 from worker.models.registry import Network, Params, build, register
-from worker.pipeline.controls import draw_random_masks
 from worker.pipeline.finetune import run_finetune
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
-from worker.pipeline.pruning import make_pruner
 from worker.protocol import Progress
 
 GREEDY_ABOVE = 20
@@ -208,31 +206,6 @@ def test_killed_in_every_training_and_control_a_ticket_ends_with_the_same_files(
     assert [m.data["resumed_at"] for m in sent if isinstance(m, Progress)][:3] == [9, 12, 15]
     for path in whole.folder(Stage.FINETUNE).path.iterdir():
         assert (folder.path / path.name).read_bytes() == path.read_bytes(), path.name
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        {"name": "unstructured"},
-        {"name": "n_m", "params": {"keep": 2, "of": 4}},
-        {"name": "channel"},
-        {"name": "block", "params": {"shape": [2, 2]}},
-    ],
-)
-def test_a_random_mask_keeps_as_many_weights_of_every_layer_elsewhere(uploads, tmp_path, pattern):
-    recipe = {
-        "target": {"value": 0.5},
-        "pattern": pattern,
-        "layers": [{"match": "conv1", "set": {"exclude": True}}],
-    }
-    job = Job(tmp_path, uploads.runner_input({"recipe": recipe}))
-    loaded = job.read_dense()
-    masks = make_pruner(job, loaded.network).update()
-    drawn = draw_random_masks(job, job.read_dense(), masks)
-    assert {name: int(mask.sum()) for name, mask in drawn.items()} == {
-        name: int(mask.sum()) for name, mask in masks.items()
-    }
-    assert drawn != masks
 
 
 def test_a_criterion_that_learns_from_the_training_prunes_nothing_before_it(uploads, tmp_path):
