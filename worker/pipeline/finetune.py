@@ -10,11 +10,11 @@ from worker.pipeline.folder import Data, StageFolder
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import find_full_sparsity, make_pruner, write_pruned
-from worker.pipeline.salvage import keep_best_so_far, keep_last_good
+from worker.pipeline.salvage import weights_salvaged
 from worker.pipeline.training import make_teacher, make_training, make_validation
 from worker.pipeline.watch import StageWatch
 from worker.pruning import MaskSet
-from worker.stopping import CANCELLED_NAME, Stopped, stops_gracefully
+from worker.stopping import stops_gracefully
 from worker.training.checkpoint import Tree
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
@@ -37,21 +37,16 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s)
     resumed = checkpoints.read()
     is_halved = bool(resumed and resumed["is_halved"])
-    try:
-        return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
-    except Stopped:
-        if (job.work / CANCELLED_NAME).exists():
-            keep_best_so_far(job, checkpoints.read())
-        raise
-    except DivergedTraining as error:
-        raise keep_last_good(job, checkpoints.read(), error) from error
-    except (MemoryError, RuntimeError) as error:
-        if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
-            raise
-    # Behind the handler: the error's trace would keep the tensors of the attempt alive.
-    folder.drop_checkpoints()
-    progress.tell_halved(settings.batch_size)
-    return _Attempt(job, folder, progress, is_halved=True).run(None)
+    with weights_salvaged(job, checkpoints):
+        try:
+            return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
+        except (MemoryError, RuntimeError) as error:
+            if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
+                raise
+        # Behind the handler: the error's trace would keep the tensors of the attempt alive.
+        folder.drop_checkpoints()
+        progress.tell_halved(settings.batch_size)
+        return _Attempt(job, folder, progress, is_halved=True).run(None)
 
 
 class _Attempt:

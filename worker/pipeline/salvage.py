@@ -1,6 +1,7 @@
 """Keep the weights of a training that did not come to its end, as an artifact of the job."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -11,13 +12,27 @@ from worker.measure.size import digest_file
 from worker.pipeline.folder import write_tensors
 from worker.pipeline.job import Job
 from worker.protocol import KEPT_NAME, OUTPUT_FOLDER, KeptOutput
-from worker.training.checkpoint import Tree
+from worker.stopping import CANCELLED_NAME, Stopped
+from worker.training.checkpoint import Checkpoints, Tree
 
 LAST_GOOD_FILE = "last-good.safetensors"
 BEST_SO_FAR_FILE = "best-so-far.safetensors"
 
 
-def keep_last_good(job: Job, checkpoint: Tree | None, error: DivergedTraining) -> DivergedTraining:
+@contextmanager
+def weights_salvaged(job: Job, checkpoints: Checkpoints) -> Iterator[None]:
+    """Make an artifact of the last checkpoint when a training is cancelled or diverges within the block."""
+    try:
+        yield
+    except Stopped:
+        if (job.work / CANCELLED_NAME).exists():
+            _keep_best_so_far(job, checkpoints.read())
+        raise
+    except DivergedTraining as error:
+        raise _keep_last_good(job, checkpoints.read(), error) from error
+
+
+def _keep_last_good(job: Job, checkpoint: Tree | None, error: DivergedTraining) -> DivergedTraining:
     """Write the weights of the last checkpoint, as far as they were pruned, under the upload's tensor names.
 
     Returns the error to raise, which names the artifact; the same error where there is no checkpoint yet.
@@ -28,7 +43,7 @@ def keep_last_good(job: Job, checkpoint: Tree | None, error: DivergedTraining) -
     return DivergedTraining(f"{error.detail}; its weights are the artifact {LAST_GOOD_FILE}")
 
 
-def keep_best_so_far(job: Job, checkpoint: Tree | None) -> None:
+def _keep_best_so_far(job: Job, checkpoint: Tree | None) -> None:
     """Write the weights of a job that is cancelled: those that did best on the validation split, or the last.
 
     Pruned weights are zero in them. Nothing is written before the first round: that is the uploaded model.

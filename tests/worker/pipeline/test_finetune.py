@@ -1,12 +1,13 @@
 """The stage that trains: resumed, short of memory, and with a validation split."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.core.errors import InvalidSpec
+from app.core.errors import DivergedTraining, InvalidSpec
 from app.core.states import Stage
 from benchmarks.digits import load_splits, save_split
 from tests.worker.pipeline.conftest import run_job
@@ -16,7 +17,8 @@ from worker.models.registry import Network, Params, build, register
 from worker.pipeline.finetune import run_finetune
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
-from worker.protocol import Progress
+from worker.protocol import OUTPUT_FOLDER, Progress
+from worker.stopping import CANCELLED_NAME, Stopped
 
 GREEDY_ABOVE = 20
 SPEC = {
@@ -86,6 +88,39 @@ def test_out_of_memory_is_answered_once_with_half_the_batch(uploads, tmp_path):
 def test_out_of_memory_at_half_the_batch_too_ends_the_stage(uploads, tmp_path):
     with pytest.raises(torch.OutOfMemoryError, match="50 samples"):
         run(make_greedy_job(uploads, tmp_path, batch_size=100))
+
+
+class CancellingProgress(ProgressReporter):
+    """Asks for the end after so many steps, as a supervisor does for a cancel."""
+
+    def __init__(self, job: Job, step: int) -> None:
+        super().__init__(lambda message: None, Stage.FINETUNE, has_finetune=True)
+        self._job, self._step = job, step
+
+    def report(self, step: int, total: int, data: object = dict) -> None:
+        if step == self._step:
+            (self._job.work / CANCELLED_NAME).touch()
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_cancelled_at_half_the_batch_the_best_so_far_is_an_artifact(uploads, tmp_path):
+    job = make_greedy_job(uploads, tmp_path)
+    folder = job.folder(Stage.FINETUNE)
+    folder.begin({"job": job.digest})
+    with pytest.raises(Stopped):
+        run_finetune(job, folder, CancellingProgress(job, step=3))
+    assert list_kept(job) == ["best-so-far.safetensors"]
+
+
+def test_diverging_at_half_the_batch_the_last_good_weights_are_an_artifact(uploads, tmp_path):
+    job = make_greedy_job(uploads, tmp_path, learning_rate=1e30, warmup_fraction=0.5, clip_norm=1e-31)
+    with pytest.raises(DivergedTraining, match=r"are the artifact last-good\.safetensors"):
+        run(job)
+    assert list_kept(job) == ["last-good.safetensors"]
+
+
+def list_kept(job: Job) -> list[str]:
+    return [path.name for path in (job.work / OUTPUT_FOLDER / "artifacts").iterdir()]
 
 
 def test_half_the_batch_is_remembered_by_a_resumed_run(uploads, tmp_path):
