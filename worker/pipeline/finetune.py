@@ -2,7 +2,7 @@
 
 from pydantic import JsonValue
 
-from app.core.errors import DivergedTraining
+from app.core.errors import DivergedTraining, NonfiniteAnswers
 from app.core.report import HistoryRow
 from worker.numerics import is_out_of_memory
 from worker.pipeline.controls import Ticket, plan_control, train_control
@@ -93,12 +93,18 @@ class _Attempt:
             rewind_state=recovery.rewind_state,
         )
         files: list[JsonValue] = []
+        warnings = _warn(self._training)
         for number, control in enumerate(controls):
             with stops_gracefully() as stop:
                 watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total, stop)
-                name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
-            files.append({"name": control, "records": name})
-        return _describe(self._training, recovery, masks) | {"controls": files}
+                try:
+                    name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
+                except (DivergedTraining, NonfiniteAnswers) as error:
+                    # The ticket is what was asked for, and it stands.
+                    warnings.append(f"the control {control} is missing: {error.detail}")
+                else:
+                    files.append({"name": control, "records": name})
+        return {**_describe(recovery, masks), "warnings": warnings, "controls": files}
 
 
 def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:
@@ -117,7 +123,7 @@ def _make_row(row: Row, full_sparsity: float) -> HistoryRow:
     )
 
 
-def _describe(training: Training, recovery: Recovery, masks: MaskSet) -> Data:
+def _warn(training: Training) -> list[JsonValue]:
     warnings: list[JsonValue] = []
     if training.is_halved:
         warnings.append(
@@ -130,11 +136,14 @@ def _describe(training: Training, recovery: Recovery, masks: MaskSet) -> Data:
             f"this {training.device.type} has no instructions for bfloat16, and standing in for them takes "
             "many times as long: the fine-tune was computed in float32"
         )
+    return warnings
+
+
+def _describe(recovery: Recovery, masks: MaskSet) -> Data:
     return {
         "steps": recovery.steps_done,
         "rounds": len(recovery.history.rows),
         "sparsity": masks.sparsity,
         "loss": recovery.metrics.get("train_loss"),
         "best_step": recovery.best["step"] if recovery.best else None,
-        "warnings": warnings,
     }

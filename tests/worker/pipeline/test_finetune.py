@@ -27,7 +27,7 @@ SPEC = {
 }
 
 
-class GreedyParams(Params):
+class NoParams(Params):
     """None."""
 
 
@@ -44,17 +44,36 @@ class Greedy(torch.nn.Module):
         return self.module(x)
 
 
-def build_greedy(params: GreedyParams) -> Network:
+def build_greedy(params: NoParams) -> Network:
     inner = build({"name": "resnet8x8", "params": {"width": 4}})
     return Network(Greedy(inner.module), inner.inputs, inner.outputs)
 
 
+class Wild(torch.nn.Module):
+    """The digits network, whose fresh weights are too large to train."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.scale = torch.nn.Parameter(torch.tensor([3e38]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x) * self.scale * 10
+
+
+def build_wild(params: NoParams) -> Network:
+    inner = build({"name": "resnet8x8", "params": {"width": 4}})
+    return Network(Wild(inner.module), inner.inputs, inner.outputs)
+
+
 @pytest.fixture(autouse=True)
-def _greedy() -> Iterator[None]:
-    register("greedy", GreedyParams, source="none", summary="Runs out of memory.")(build_greedy)
+def _registered() -> Iterator[None]:
+    register("greedy", NoParams, source="none", summary="Runs out of memory.")(build_greedy)
+    register("wild", NoParams, source="none", summary="Begins with huge weights.")(build_wild)
     yield
     # Other tests of this process look at everything that is registered.
     del registry._architectures["greedy"]
+    del registry._architectures["wild"]
 
 
 def make_greedy_job(uploads, tmp_path, **finetune) -> Job:
@@ -207,6 +226,24 @@ def test_the_controls_of_a_ticket_are_in_the_report(uploads, tmp_path):
         "trained dense",
         "weights rewound to those of step 3 of the first training",
     ]
+
+
+def test_a_control_that_diverges_is_left_out_with_a_warning(uploads, tmp_path):
+    torch.manual_seed(0)
+    module = build({"name": "wild"}).module
+    path = tmp_path / "wild.safetensors"
+    save_file({**module.state_dict(), "scale": torch.tensor([0.1])}, path)
+    model = uploads.model_input(
+        architecture={"library": "secateur", "name": "wild", "params": {}},
+        files={"weights": path},
+        sha256={"weights": digest_file(path)},
+    )
+    job = Job(tmp_path / "work", uploads.runner_input(TICKET, model=model))
+    data, _ = run(job)
+    assert data["controls"] == [{"name": "random_mask", "records": "control-random_mask.safetensors"}]
+    (warning,) = data["warnings"]
+    assert warning.startswith("the control random_reinit is missing: the loss became nan at step 1 of 6")
+    assert not (job.work / OUTPUT_FOLDER).exists()
 
 
 class DyingProgress:
