@@ -58,16 +58,15 @@ def _make_row(label: int, before: Bools, after: Bools) -> ClassRow:
         baseline=hits_before / n,
         final=hits_after / n,
         drop=(hits_before - hits_after) / n,
-        drop_ci95=compute_drop_interval(before, after),
+        drop_ci95=compute_drop_interval(int((before & ~after).sum()), int((~before & after).sum()), n),
     )
 
 
 def _warn(worst: WorstClass, before: Bools, after: Bools, *, truth: Counts) -> str | None:
     """Say that the worst class stands out, if that is no accident.
 
-    Its interval alone does not tell: among a thousand classes the worst has lost much by chance alone, and
-    where every sample of a small class was lost, no draw varies. So McNemar's test is asked too, at 5 % over
-    as many classes as there are (Bonferroni).
+    Its interval alone does not tell: among a thousand classes the worst has lost much by chance alone. So
+    McNemar's test is asked too, at 5 % over as many classes as there are (Bonferroni).
     """
     is_member, classes = truth == worst.label, len(np.unique(truth))
     overall = (int(before.sum()) - int(after.sum())) / len(before)

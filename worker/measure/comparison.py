@@ -9,7 +9,6 @@ from torch import Tensor
 
 from app.core.report import Flips, Metric
 from worker.measure.intervals import (
-    DROP_DRAWS,
     RESAMPLE_DRAWS,
     compute_drop_interval,
     compute_mcnemar_p,
@@ -70,8 +69,8 @@ def _compare_accuracy(kind: MetricKind, pair: Pair, *, split: str, pruned: Answe
         final_ci95=compute_wilson_interval(hits_after, n),
         # Of the counts: a difference of two quotients is a hair beside the 0.02 that a gate may ask for.
         drop=(hits_before - hits_after) / n,
-        drop_ci95=compute_drop_interval(before, after),
-        method=f"paired bootstrap, {DROP_DRAWS} draws",
+        drop_ci95=compute_drop_interval(flips.became_wrong, flips.became_right, n),
+        method="adjusted Wald of Bonett and Price 2012, paired",
         p_value=compute_mcnemar_p(flips.became_wrong, flips.became_right),
         flips=flips,
     )

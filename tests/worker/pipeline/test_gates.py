@@ -54,7 +54,7 @@ ACCURACY = Metric(
     final_ci95=(0.8, 1.0),
     drop=0.02,
     drop_ci95=(0.0, 0.04),
-    method="paired bootstrap, 10000 draws",
+    method="adjusted Wald of Bonett and Price 2012, paired",
     p_value=0.5,
     flips=Flips(became_wrong=3, became_right=1),
 )
