@@ -125,8 +125,11 @@ def _tell_change(change: Json) -> str:
     word = "worse"
     if loss < 0:
         word, loss, low, high = "better", -loss, -high, -low
+    sure = f"(95 % interval {_interval([low, high])}, {n})"
+    if loss == 0:
+        return f"the same {sure}"
     doubt = ", which may be chance" if low <= 0 <= high else ""
-    return f"{word} by {_number(loss)} (95 % interval {_interval([low, high])}, {n}){doubt}"
+    return f"{word} by {_number(loss)} {sure}{doubt}"
 
 
 def _tell_flips(metric: Json) -> str:

@@ -63,6 +63,7 @@ def test_a_metric_is_shown_dense_and_pruned_with_its_intervals():
         (-0.02, [-0.03, -0.01], "better by 0.0200 (95 % interval 0.0100 to 0.0300, n = 540)."),
         (0.01, [-0.005, 0.03], "interval -0.0050 to 0.0300, n = 540), which may be chance."),
         (0.0, [0.0, 0.0], "the same (n = 540)."),
+        (0.0, [-0.005, 0.005], "the same (95 % interval -0.0050 to 0.0050, n = 540)."),
     ],
 )
 def test_the_way_that_a_metric_went_is_a_word(drop, interval, said):
