@@ -5,12 +5,13 @@ whichever attempt at the job. So is a training that is under way, as often as th
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
+from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from app.core.errors import DatasetMismatch
 from worker.measure.metrics import METRICS, measure
@@ -162,6 +163,8 @@ class AccuracyDrop:
 
 class _PrunesNothing:
     """Goes along with an optimizer and leaves the weights alone: only what was cut out is gone."""
+
+    masks: Mapping[str, Tensor] = MappingProxyType({})
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Take no note of it."""

@@ -1,6 +1,7 @@
 """The training loop: optimizer step after optimizer step, each one a function of the state before it."""
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from worker.objectives.registry import Objective
 from worker.pruning.errors import PruningError
 from worker.training.batches import BatchPlan
 from worker.training.checkpoint import Tree
+from worker.training.clipping import clip_gradients
 from worker.training.hidden_states import HiddenStates, compute_distance
 from worker.training.metric import Metric
 from worker.training.objective import compute_loss
@@ -40,6 +42,11 @@ class StepResult:
 
 class PrunesWhileTraining(Protocol):
     """What goes along with the optimizer: it prunes when that is due, and keeps pruned weights at zero."""
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """The masks in force, bool of the shapes of the parameters that they are named after."""
+        ...
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Take note of the optimizer before the first step."""
@@ -185,5 +192,5 @@ class Loop:
     def _update(self) -> None:
         limit = self._training.settings.clip_norm
         if limit is not None:
-            nn.utils.clip_grad_norm_(self._module.parameters(), limit)
+            clip_gradients(self._module, self._pruner.masks, limit=limit)
         self._optimizer.step()

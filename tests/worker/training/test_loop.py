@@ -100,7 +100,8 @@ def test_two_batches_accumulated_are_the_mean_of_their_gradients():
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-6) for name in states[0])
 
 
-def test_a_clipped_step_is_no_longer_than_the_rate_times_the_norm():
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.98])
+def test_a_clipped_step_is_as_long_as_the_rate_times_the_norm_at_any_sparsity(sparsity):
     settings = {
         "max_steps": 1,
         "momentum": 0.0,
@@ -108,13 +109,15 @@ def test_a_clipped_step_is_no_longer_than_the_rate_times_the_norm():
         "weight_decay": 0.0,
         "warmup_fraction": 0.0,
     }
-    loop, module, _ = make_loop({"target": {"value": 0.0}}, clip_norm=1e-3, learning_rate=0.5, **settings)
+    recipe = {"target": {"value": sparsity}}
+    loop, module, pruner = make_loop(recipe, clip_norm=1e-2, learning_rate=0.5, **settings)
+    assert pruner.masks.sparsity == pytest.approx(sparsity, abs=1e-2)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     run(loop)
     moved = (
         sum(float((p.detach() - before[name]).square().sum()) for name, p in module.named_parameters()) ** 0.5
     )
-    assert 0 < moved <= 0.5 * 1e-3 * 1.001
+    assert moved == pytest.approx(0.5 * 1e-2, rel=1e-3)
 
 
 def test_hidden_states_change_what_is_learned():
