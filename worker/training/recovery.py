@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from app.core.errors import DivergedTraining
+from app.core.errors import DivergedTraining, NonfiniteAnswers
 from worker.models.inputs import Inputs, move
 from worker.pruning import MaskSet, Pruner
 from worker.training.batchnorm import refresh_batchnorm
@@ -199,7 +199,10 @@ class Recovery:
 
     def _validate(self, validation: Validation) -> float:
         self._refresh_batchnorm()
-        self._means.validation = validation.measure(self._module)
+        try:
+            self._means.validation = validation.measure(self._module)
+        except NonfiniteAnswers as error:
+            raise DivergedTraining(f"{error.detail}, after step {self.steps_done}") from error
         return self._means.validation
 
     def _note_rounds(self) -> None:

@@ -125,6 +125,16 @@ def test_diverging_names_the_step_the_rate_and_the_last_good_checkpoint(tmp_path
         recover(tmp_path, learning_rate=1e30, warmup_fraction=0.5, clip_norm=1e-31)
 
 
+@pytest.mark.parametrize("recipe", [GRADUAL, ONE_SHOT])
+def test_broken_weights_that_a_validation_meets_first_are_a_divergence(tmp_path, recipe):
+    module, factors = make_model(), iter([1.0, float("nan")])
+    module.linear.bias.register_hook(lambda gradient: gradient * next(factors))
+    # A step is an epoch, so that each is followed by an evaluation.
+    with pytest.raises(DivergedTraining, match=r"answers NaN .* after step 2; .* of step 1;"):
+        recover(tmp_path, module=module, recipe=recipe, validates=True, batch_size=96)
+    assert Checkpoints(tmp_path, {}, interval_s=0.0).read()["steps_done"] == 1
+
+
 def test_weights_that_are_broken_are_not_written_over_a_good_checkpoint(tmp_path):
     with pytest.raises(Killed):
         recover(tmp_path, kill_after=4)
