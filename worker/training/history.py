@@ -72,12 +72,15 @@ class RunningMeans:
 
     def as_metrics(self) -> dict[str, float]:
         """Return what is known, by name."""
-        values = {
-            "train_loss": self.loss,
-            f"train_{self.name}": self.metric,
-            f"validation_{self.name}": self.validation,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return self.of_training() | _leave_out_unknown({f"validation_{self.name}": self.validation})
+
+    def of_training(self) -> dict[str, float]:
+        """Return the means, by name: the latest validation may be of an earlier model."""
+        return _leave_out_unknown({"train_loss": self.loss, f"train_{self.name}": self.metric})
+
+
+def _leave_out_unknown(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _describe(reached: Reached, rewound_to: int | None) -> str | None:

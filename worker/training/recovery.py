@@ -214,12 +214,14 @@ class Recovery:
         is_cycle = self._pruner.cycles is not None
         if is_cycle or self._validation is None or len(self._pruner.rounds) > _MOST_ROUNDS_TO_VALIDATE:
             self._refresh_batchnorm()
+            metrics = self._means.of_training()
         else:
             self._validate(self._validation)
+            metrics = self.metrics
         rewound_to = (
             self._phase.first_step if is_cycle and self._number and self._rewind is not None else None
         )
-        self.history.note(rounds, step=self.steps_done, metrics=self.metrics, rewound_to=rewound_to)
+        self.history.note(rounds, step=self.steps_done, metrics=metrics, rewound_to=rewound_to)
 
     def _end_phase(self) -> None:
         self._pruner.detach()

@@ -105,6 +105,13 @@ def test_every_round_has_a_row_with_what_was_asked_and_reached():
     assert all("validation_accuracy" in row.metrics for row in rows)
 
 
+def test_rounds_too_many_to_be_validated_do_not_show_the_validation_of_an_earlier_model():
+    recipe = {"target": {"value": 0.5}, "criterion": {"name": "movement"}, "schedule": {"name": "cubic"}}
+    rows = recover(recipe=recipe, max_steps=60, validates=True).recovery.history.rows
+    assert len(rows) > 25
+    assert {name for row in rows for name in row.metrics} == {"train_loss", "train_accuracy"}
+
+
 def test_the_metrics_of_a_round_are_those_of_the_steps_before_it_where_nothing_else_judges():
     rows = recover(max_steps=24).recovery.history.rows
     assert set(rows[-1].metrics) == {"train_loss", "train_accuracy"}
