@@ -57,12 +57,12 @@ class BatchPlan:
         return order[start : start + self.step_size].tensor_split(self.parts)
 
     def first_epoch(self) -> tuple[Tensor, ...]:
-        """Return every sample once: the batches of the first epoch, then the rest as one more."""
+        """Return every sample once: the batches of the first epoch, then the rest in none that is larger."""
         order = self._order(0)
         steps = order[: self.steps_per_epoch * self.step_size].reshape(-1, self.step_size)
         batches = [batch for step in steps for batch in step.tensor_split(self.parts)]
         rest = order[self.steps_per_epoch * self.step_size :]
-        return (*batches, rest) if len(rest) else tuple(batches)
+        return (*batches, *torch.split(rest, self._batch_size)) if len(rest) else tuple(batches)
 
     def draw_equal(self, most: int) -> tuple[Tensor, ...]:
         """Return at most so many batches of samples, each sample once, to measure statistics over.
@@ -70,8 +70,13 @@ class BatchPlan:
         All are of one size: in a mean over batches a smaller last one would count as much as a full one.
         """
         order = torch.randperm(self.samples, generator=make_generator(self.seed, "refresh", 0))
-        size = -(-self.step_size // self.parts)
-        return torch.split(order[: self.samples // size * size], size)[:most]
+        full = self.samples // self._batch_size * self._batch_size
+        return torch.split(order[:full], self._batch_size)[:most]
+
+    @property
+    def _batch_size(self) -> int:
+        """The size of the largest batches."""
+        return -(-self.step_size // self.parts)
 
     def _order(self, epoch: int) -> Tensor:
         """Return the samples of an epoch, step after step, and those that it leaves out."""

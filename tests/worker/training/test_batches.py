@@ -54,9 +54,11 @@ def test_half_the_batch_size_sees_the_same_samples_in_smaller_batches(plan, step
     assert max(map(len, halved.batches(step))) <= -(-max(map(len, plan.batches(step))) // 2)
 
 
-@given(plans)
-def test_the_first_epoch_and_its_rest_are_the_whole_split(plan):
+@given(plans, st.booleans())
+def test_the_first_epoch_and_its_rest_are_the_whole_split_in_no_larger_batches(plan, is_halved):
+    plan = plan.halved() if is_halved else plan
     assert torch.cat(plan.first_epoch()).sort().values.tolist() == list(range(plan.samples))
+    assert max(map(len, plan.first_epoch())) == max(map(len, plan.batches(0)))
 
 
 @given(plans, st.integers(1, 5))
