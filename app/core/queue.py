@@ -34,6 +34,8 @@ def make_celery(broker_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         # By default a worker gives up after 100 tries, three quarters of an hour, and hears nothing any more.
         broker_connection_max_retries=None,
+        # A broker that another took over from refuses, which by default ends the worker's hearing for good.
+        broker_channel_error_retry=True,
         broker_transport_options={"visibility_timeout": 3600, "socket_timeout": 10},
     )
     if broker_url.startswith("filesystem://"):
