@@ -3,6 +3,10 @@
 import os
 import sys
 
+from celery import Celery
+from celery.apps.worker import Worker
+from celery.signals import worker_shutdown
+
 from app.core.logs import configure_logging
 from app.core.queue import ANY_QUEUE, CUDA_QUEUE
 from app.core.startup import CannotStart, check_parts, read_settings
@@ -34,19 +38,35 @@ def main() -> None:
     queues = ANY_QUEUE if settings.worker_device == "cpu" else f"{CUDA_QUEUE},{ANY_QUEUE}"
     # One thread more than slots: a model check never waits behind a job that runs for hours.
     threads = context.slots.total + 1
-    celery.worker_main(
-        [
-            "--quiet",  # its banner is no JSON
-            "worker",
-            "--pool=threads",
-            f"--concurrency={threads}",
-            f"--queues={queues}",
-            f"--hostname=secateur-{os.getpid()}@%h",
-            "--loglevel=INFO",
-            "--without-gossip",
-            "--without-mingle",
-        ]
-    )
+    arguments = [
+        "--quiet",  # its banner is no JSON
+        "worker",
+        "--pool=threads",
+        f"--concurrency={threads}",
+        f"--queues={queues}",
+        f"--hostname=secateur-{os.getpid()}@%h",
+        "--loglevel=INFO",
+        "--without-gossip",
+        "--without-mingle",
+    ]
+    try:
+        status = _serve(celery, arguments)
+    finally:
+        # Threads that nobody tells would keep a process that hears nothing any more.
+        context.draining.set()
+    sys.exit(status)
+
+
+def _serve(celery: Celery, arguments: list[str]) -> int:
+    """Serve to the end; returns Celery's exit code, which it tells to nobody but its signal."""
+    found = [0]
+
+    @worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery has no types
+    def note(sender: Worker, **_: object) -> None:
+        found.append(sender.exitcode or 0)
+
+    celery.worker_main(arguments)
+    return found[-1]
 
 
 if __name__ == "__main__":

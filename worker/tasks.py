@@ -1,6 +1,7 @@
 """The Celery tasks: each takes an id, a hint to look into the database."""
 
 from celery import Celery
+from celery.bootsteps import StartStopStep
 from celery.signals import heartbeat_sent, worker_shutting_down
 
 from app.core.logs import log_fields
@@ -38,4 +39,10 @@ def make_worker(context: WorkerContext) -> Celery:
     def drain(**_: object) -> None:
         context.draining.set()
 
+    class Drain(StartStopStep):  # type: ignore[misc]  # Celery has no types
+        # An error that ends the consumer sends no signal, and Celery waits for what hints have started.
+        def close(self, _worker: object) -> None:
+            context.draining.set()
+
+    celery.steps["worker"].add(Drain)
     return celery
