@@ -21,7 +21,7 @@ def flip_bit_of_checkpoint(site: Site, rng: random.Random) -> str | None:
 
 
 def _damage_and_kill(site: Site, rng: random.Random, damage) -> str | None:
-    """Freeze a runner, damage its newest checkpoint, kill it: the one before must count.
+    """Freeze a runner, damage its newest checkpoint, kill it: the store's copy or the one before must count.
 
     A checkpoint that has no bytes yet is still being written, and cannot be damaged more.
     """

@@ -34,7 +34,7 @@ from worker.supervision.preparation import Given, make_input, read_given
 from worker.supervision.process import RunnerProcess, end_predecessor
 from worker.supervision.slots import Slot
 from worker.supervision.verdict import Verdict
-from worker.supervision.work_folder import prepare_folder
+from worker.supervision.work_folder import Origin, prepare_folder
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -113,9 +113,8 @@ class Attempt:
             self._work,
             partial(self._context.store.fetch, look=self._look),
             given.checkpoints,
-            start=given.job.starts,
-            version=self._context.version,
-            epoch=self._lease.epoch,
+            origin=Origin(start=given.job.starts, version=self._context.version, epoch=self._lease.epoch),
+            look=self._look,
         )
         if warnings:
             self._verdict.write(lambda session: jobs.note_warnings(session, self._lease, warnings))

@@ -128,6 +128,21 @@ def test_a_checkpoint_before_a_damaged_one_is_taken_up(context, other_worker, su
     assert len(second.warnings) == 1
 
 
+def test_a_checkpoint_that_rots_on_the_worker_s_disk_costs_no_step(context, submit, in_background):
+    job_id = submit(add_model(context, digits.model_bytes()), epochs=EPOCHS, resources=NEVER)
+    pause_while_it_trains(context, in_background, job_id)
+    with context.sessions() as session:
+        newest = session.scalars(select(JobCheckpoint).order_by(JobCheckpoint.id.desc()).limit(1)).one()
+    [name] = [name for name in newest.files if name.startswith("checkpoints/finetune/")]
+    path = context.settings.work_dir / job_id / name
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    ask(context, job_requests.request_resume, job_id, hint_again_s=30.0)
+    run_waiting_jobs(context)
+    second = attempts(context, job_id)[1]
+    assert (second.ended, second.warnings) == ("succeeded", [])
+    assert second.resumed_from == {"stage": "finetune", "step": newest.step}
+
+
 def test_a_cancelled_job_leaves_its_best_weights_and_is_retried_from_where_it_was(
     context, submit, in_background
 ):
