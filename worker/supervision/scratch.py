@@ -1,4 +1,4 @@
-"""Clear away work folders of jobs that have ended: a worker that died after the end left them behind.
+"""Clear away work folders of jobs and checks that have ended: a worker that died left them behind.
 
 So did one whose job another worker finished, or the sweeper ended. The folder of a job that lives stays: its
 checkpoints are what the next attempt goes on from.
@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.db import Sessions, now_plus
 from app.core.errors import FolderBusy
-from app.core.states import TERMINAL
-from app.core.tables import Job
+from app.core.states import TERMINAL, ModelStatus
+from app.core.tables import Job, Model
 from worker.lock import hold_folder
 from worker.supervision.context import WorkerContext
 
@@ -30,16 +30,17 @@ def keep_clear(context: WorkerContext) -> None:
 
 
 def clear_ended(sessions: Sessions, work_dir: Path, *, settled_s: float) -> int:
-    """Delete the work folders of jobs that ended over `settled_s` ago; returns how many.
+    """Delete the work folders of jobs and checks that ended over `settled_s` ago; returns how many.
 
     Whoever ended the job deletes its folder at that moment, which is not to be raced.
     """
-    folders = {path.name: path for path in work_dir.glob("job_*")}
-    names = sorted(folders)
     cleared = 0
-    for start in range(0, len(names), _AT_ONCE):
-        for name in _ended(sessions, names[start : start + _AT_ONCE], settled_s):
-            cleared += _clear(folders[name])
+    for pattern, find_ended in (("job_*", _ended), ("mdl_*.*", _ended_checks)):
+        folders = {path.name: path for path in work_dir.glob(pattern)}
+        names = sorted(folders)
+        for start in range(0, len(names), _AT_ONCE):
+            for name in find_ended(sessions, names[start : start + _AT_ONCE], settled_s):
+                cleared += _clear(folders[name])
     return cleared
 
 
@@ -64,6 +65,21 @@ def _ended(sessions: Sessions, names: Sequence[str], settled_s: float) -> list[s
             )
         ).all()
     return sorted(set(names) - set(living))
+
+
+def _ended_checks(sessions: Sessions, names: Sequence[str], settled_s: float) -> list[str]:
+    """Return which of these checks, MODEL.NUMBER each, are over: judged, overtaken, or out of time."""
+    with sessions() as session:
+        waiting = session.execute(
+            select(Model.id, Model.checks).where(
+                Model.id.in_({name.partition(".")[0] for name in names}),
+                Model.status == ModelStatus.VALIDATING,
+                Model.hint_at > now_plus(-settled_s),
+            )
+        ).all()
+    # One that was given back is begun again under the same number.
+    living = {f"{model_id}.{number}" for model_id, checks in waiting for number in (checks, checks + 1)}
+    return sorted(set(names) - living)
 
 
 def _clear(folder: Path) -> bool:

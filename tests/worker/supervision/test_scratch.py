@@ -1,10 +1,11 @@
-"""Work folders of jobs that ended go, those of jobs that live stay."""
+"""Work folders of jobs and checks that ended go, those of jobs and checks that live stay."""
 
+import pytest
 from sqlalchemy import update
 
-from app.core import job_requests
+from app.core import checks, job_requests
 from app.core.db import now_plus
-from app.core.tables import Job
+from app.core.tables import Job, Model
 from tests.support import digits
 from tests.worker.conftest import add_model
 from worker.lock import hold_folder
@@ -53,6 +54,56 @@ def test_a_folder_that_a_runner_still_holds_waits(context, submit):
         assert clear(context) == 0
     assert clear(context) == 1
     assert not folder.exists()
+
+
+def begin_check(context, model_id) -> int:
+    with context.sessions.begin() as session:
+        return checks.begin(session, model_id, timeout_s=60.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"status": "ready"}, {"checks": 2}, {"hint_at": now_plus(-3600.0)}],
+    ids=["judged", "overtaken", "silent"],
+)
+def test_the_folder_of_a_check_whose_worker_died_is_cleared(context, changes):
+    model_id = add_model(context, digits.model_bytes())
+    folder = make_folder(context, f"{model_id}.{begin_check(context, model_id)}")
+    with context.sessions.begin() as session:
+        session.execute(update(Model).where(Model.id == model_id).values(changes))
+    assert clear(context) == 1
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_check_that_is_under_way_stays(context):
+    model_id = add_model(context, digits.model_bytes())
+    folder = make_folder(context, f"{model_id}.{begin_check(context, model_id)}")
+    assert clear(context) == 0
+    assert folder.exists()
+
+
+def test_the_folder_of_a_check_that_was_given_back_stays_for_whoever_has_it_next(context):
+    model_id = add_model(context, digits.model_bytes())
+    number = begin_check(context, model_id)
+    folder = make_folder(context, f"{model_id}.{number}")
+    with context.sessions.begin() as session:
+        checks.give_back(session, model_id, number, pause_s=0.0)
+    assert clear(context) == 0
+    assert clear(context, settled_s=-1.0) == 1
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_check_of_a_model_that_nobody_knows_is_cleared(context):
+    folder = make_folder(context, "mdl_" + "0" * 26 + ".1")
+    assert clear(context) == 1
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_check_that_a_runner_still_holds_waits(context):
+    folder = make_folder(context, "mdl_" + "0" * 26 + ".1")
+    with hold_folder(folder, wait_s=0.0):
+        assert clear(context) == 0
+    assert clear(context) == 1
 
 
 def test_without_a_work_folder_there_is_nothing_to_do(context):
