@@ -26,11 +26,10 @@ from worker.pipeline.job import Job
 from worker.pipeline.publish import publish
 from worker.pipeline.stages import run_stages
 from worker.protocol import INPUT_NAME, CheckInput, Finished, RunnerInput
-from worker.stopping import Stopped
+from worker.stopping import STOPPED, Stopped
 
 _log = logging.getLogger("worker.runner")
 _LOCK_WAIT_S = 30.0
-_STOPPED = 3
 _INPUT = TypeAdapter[RunnerInput | CheckInput](RunnerInput | CheckInput)
 
 
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> int:
         with hold_folder(work, wait_s=_LOCK_WAIT_S):
             _run(work, channel, clean)
     except Stopped:
-        return _STOPPED
+        return STOPPED
     except Exception as error:  # the one place that turns errors into a failed run
         channel.send(describe_failure(error))
         return 1

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 # The supervisor writes it before it sends SIGTERM for a cancel: then what is there becomes an artifact.
 CANCELLED_NAME = "cancelled"
+# The exit code of a runner that stopped after a checkpoint, as it was asked to.
+STOPPED = 3
 
 
 class Stopped(Exception):

@@ -1,14 +1,18 @@
 """The supervisor with a real runner: results land in one transaction, every way out is recorded."""
 
 import json
+import os
+import signal
 
 import pytest
 from safetensors.torch import load, load_file
 from sqlalchemy import func, select
 
 from app.core import job_requests
-from app.core.tables import Artifact, Job, JobLayer, JobMask, JobReport
+from app.core.tables import Artifact, Job, JobAttempt, JobLayer, JobMask, JobReport
 from tests.support import digits
+from tests.support.alive import is_alive
+from tests.support.runners import find_runners
 from tests.support.service import wait_for
 from tests.worker.conftest import SCRIPTED, add_model
 from worker.forks.client import ForkServer, Spawner
@@ -119,6 +123,32 @@ def test_a_worker_that_drains_gives_its_job_back(context, submit, in_background)
     thread.join(30)
     job = read(context, job_id)
     assert (job.status, job.attempt) == ("queued", 0)
+
+
+@pytest.mark.parametrize("whom", ["runner", "runner and fork server"])
+def test_a_sigterm_that_reaches_the_runner_too_costs_no_attempt(context, submit, in_background, whom):
+    """As systemd sends it, unless its KillMode is mixed: to all processes of the worker at once."""
+    job_id = submit(add_model(context, digits.model_bytes()), epochs=500)
+    thread = in_background(run_waiting_jobs, context)
+    wait_for(lambda: read(context, job_id).stage == "finetune", "the fine-tune")
+    [(runner, _)] = find_runners(context.settings.work_dir)
+    if whom != "runner":
+        runner.parent().terminate()
+    os.killpg(runner.pid, signal.SIGTERM)
+    wait_for(lambda: not is_alive(runner), "the runner to end")
+    context.draining.set()
+    thread.join(30)
+    with context.sessions() as session:
+        [attempt] = session.scalars(select(JobAttempt)).all()
+    assert (attempt.ended, attempt.class_) == ("released", "released")
+    assert (read(context, job_id).status, read(context, job_id).attempt) == ("queued", 0)
+
+
+def test_a_sigterm_to_the_runner_alone_is_a_crash(context, submit, write_runner):
+    write_runner("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    job_id = submit(add_model(context, digits.model_bytes()), resources={"max_attempts": 1})
+    run_waiting_jobs(context)
+    assert read(context, job_id).error["code"] == "crash_loop"
 
 
 def test_a_cancel_reaches_the_runner_through_the_heartbeat(context, submit, in_background):

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
-from worker.forks.client import Spawner, Starter, can_fork, spawn_server
+from worker.forks.client import LOST, Spawner, Starter, can_fork, spawn_server
 from worker.protocol import MESSAGE, RunnerMessage
+from worker.stopping import STOPPED
 
 LOG_NAME = "runner.log"
 PID_NAME = "runner.pid"
@@ -65,6 +66,10 @@ class RunnerProcess:
     def is_done(self) -> bool:
         """Tell whether the process has ended and everything it said has been read."""
         return not self._reader.is_alive() and self._process.poll() is not None and self._messages.empty()
+
+    def may_have_been_asked(self) -> bool:
+        """Tell whether it may have ended by SIGTERM: at once, after a checkpoint, or nobody saw how."""
+        return self._process.returncode in (-signal.SIGTERM, STOPPED, LOST)
 
     def describe_exit(self) -> str:
         """Say how the process ended, in words for the user of the job."""
