@@ -158,4 +158,6 @@ def runner_environment(*, threads: int, gpu: int | None) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         # Its own GPU and no other; none for a job on the CPU, which must not hold memory of one.
         "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
+        # Read when huggingface_hub is imported, which the fork server does before there is a runner.
+        "HF_HUB_OFFLINE": "1",
     }

@@ -22,6 +22,9 @@ def main(arguments: list[str]) -> int:
         case ["importer", module]:
             sys.stdout.write(json.dumps([os.getpid(), importlib.import_module(module).IMPORTED_BY]))
             return 0
+        case ["offline"]:
+            sys.stdout.write(str(importlib.import_module("huggingface_hub.constants").HF_HUB_OFFLINE))
+            return 0
         case ["descriptors"]:
             found = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
             sys.stdout.write(json.dumps(sorted(number for number in found if _is_open(number))))

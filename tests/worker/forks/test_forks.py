@@ -106,6 +106,15 @@ def test_its_environment_is_its_servers(forks, monkeypatch):
     assert "SECATEUR_DATABASE_URL" not in found
 
 
+def test_nothing_is_fetched_from_a_hub_by_what_was_imported_before_the_fork(monkeypatch):
+    """It is decided when its library is imported, and by then no runner has said anything."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    server = spawn_server(MODULE, runner_environment(threads=1, gpu=None))
+    folder = ModelInput(format="huggingface", architecture={}, files={}, sha256={})
+    assert Started(server, "offline", imports=folder.imports).read()[0] == "True"
+    server.close()
+
+
 def test_it_holds_no_descriptor_besides_its_streams(forks):
     before = [Started(forks, "sleep") for _ in range(3)]
     for one in before:
