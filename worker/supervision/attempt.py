@@ -34,7 +34,7 @@ from worker.supervision.preparation import Given, make_input, read_given
 from worker.supervision.process import RunnerProcess, end_predecessor
 from worker.supervision.slots import Slot
 from worker.supervision.verdict import Verdict
-from worker.supervision.work_folder import Origin, prepare_folder
+from worker.supervision.work_folder import Origin, clear_folder, prepare_folder
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -102,7 +102,7 @@ class Attempt:
         else:
             has_ended = self._run_process(runner_input)
         if has_ended:
-            shutil.rmtree(self._work, ignore_errors=True)
+            clear_folder(self._work, epoch=self._lease.epoch)
 
     def _prepare(self, given: Given) -> RunnerInput:
         """Make the folder ready, with all that the runner reads; raises _Interrupted."""

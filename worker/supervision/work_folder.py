@@ -7,6 +7,7 @@ the database, of other code, or of an earlier start is emptied; then the newest 
 fetched, otherwise the one before it.
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -66,6 +67,18 @@ def prepare_folder(
         warnings += _restore_newest(work, fetch, rows, version=version)
     _write_origin(work, origin)
     return warnings
+
+
+def clear_folder(work: Path, *, epoch: int) -> None:
+    """Delete the folder of a job that this epoch ended, unless the job was retried and runs here again."""
+    found = _read_origin(work)
+    if found is not None and found.epoch > epoch:
+        return
+    # Gone at once: to delete gigabytes takes seconds, in which a retry would begin among them.
+    gone = work.with_name(f"{work.name}.{epoch}.gone")
+    with contextlib.suppress(OSError):
+        work.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _mend(work: Path, fetch: Fetch, rows: Sequence[JobCheckpoint], *, look: Look) -> list[str]:

@@ -15,7 +15,7 @@ from app.core.storage import open_store
 from app.core.storage.errors import StoreUnavailable
 from app.core.tables import JobCheckpoint
 from tests.support.s3 import KEYS
-from worker.supervision.work_folder import Origin, list_kept, prepare_folder
+from worker.supervision.work_folder import Origin, clear_folder, list_kept, prepare_folder
 
 NAME = "checkpoints/finetune/main/000000000001-a.json"
 
@@ -114,6 +114,23 @@ def test_a_folder_that_is_behind_or_of_another_start_or_code_is_emptied(context,
     warnings = prepare(context, tmp_path, rows, epoch=3, **change)
     assert read(tmp_path) == "step 2"
     assert len(warnings) == ("version" in change)
+
+
+def test_a_folder_is_cleared_by_the_last_that_ran_in_it(context, tmp_path, rows):
+    """A job may be retried before the worker that ended it has come to clear."""
+    prepare(context, tmp_path, rows, epoch=3)
+    clear_folder(tmp_path / "work", epoch=2)
+    assert read(tmp_path) == "step 2"
+    clear_folder(tmp_path / "work", epoch=3)
+    assert not list(tmp_path.glob("work*"))
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_folder_that_was_never_ready_is_cleared_too(tmp_path, has_folder):
+    if has_folder:
+        (tmp_path / "work").mkdir()
+    clear_folder(tmp_path / "work", epoch=2)
+    assert not list(tmp_path.glob("work*"))
 
 
 STAGE_FILE, MANIFEST = "stages/prune/masks.safetensors", "stages/prune/manifest.json"
