@@ -38,8 +38,6 @@ from worker.supervision.work_folder import Origin, clear_folder, prepare_folder
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2
-# What was sent to both may reach the runner first.
-_SIGNALLED_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,7 @@ class Attempt:
                 # Or it would take the whole line, job after job, as the one that is free soonest.
                 self._context.slots.doubt(self._slot)
             return verdict.fail(outcome.failed.problem, outcome.failed.blame, artifacts=self._work)
-        if is_done and not self._was_stopped(process):
+        if is_done and not process.was_told_with(self._context.draining):
             self._tell_death(process, process.describe_exit())
             verdict.crash(process.describe_exit(), ended=AttemptEnd.CRASHED)
         elif is_done or self._is_late() or self._shall_stop():
@@ -253,12 +251,6 @@ class Attempt:
             self._tell_death(process, detail)
             verdict.crash(detail, ended=AttemptEnd.STALLED)
         return False
-
-    def _was_stopped(self, process: RunnerProcess) -> bool:
-        """Tell whether what ended the runner was meant for this worker too: systemd sends SIGTERM to all."""
-        return process.may_have_been_asked() and (
-            self._shall_stop() or self._context.draining.wait(_SIGNALLED_WITHIN_S)
-        )
 
     def _conclude_stopped(self) -> bool:
         """Write the end of an attempt that was stopped, as it was asked to or for its time."""

@@ -118,5 +118,7 @@ def _follow(context: WorkerContext, process: RunnerProcess, work: Path) -> _Verd
             return _NotNow(pause_s=0.0)
         if time.monotonic() > deadline:
             return None
+    if process.was_told_with(context.draining):
+        return _NotNow(pause_s=0.0)
     _log.warning("check died", extra={"log": process.log_tail()})
     return None

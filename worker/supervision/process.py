@@ -23,6 +23,8 @@ _MAX_LINE_BYTES = 1 << 20
 _LOG_TAIL_BYTES = 4096
 # The clock may be set between two looks at when a process began.
 _CLOCK_SLACK_S = 1.0
+# What was sent to both may reach the runner first.
+_TOLD_WITHIN_S = 2.0
 
 
 class RunnerProcess:
@@ -67,9 +69,13 @@ class RunnerProcess:
         """Tell whether the process has ended and everything it said has been read."""
         return not self._reader.is_alive() and self._process.poll() is not None and self._messages.empty()
 
-    def may_have_been_asked(self) -> bool:
-        """Tell whether it may have ended by SIGTERM: at once, after a checkpoint, or nobody saw how."""
-        return self._process.returncode in (-signal.SIGTERM, STOPPED, LOST)
+    def was_told_with(self, draining: threading.Event) -> bool:
+        """Tell whether a SIGTERM ended it that its worker got too: systemd sends it to all at once.
+
+        It ends by that at once or after a checkpoint, or its server was told as well, and nobody saw how.
+        """
+        may_be = self._process.returncode in (-signal.SIGTERM, STOPPED, LOST)
+        return may_be and draining.wait(_TOLD_WITHIN_S)
 
     def describe_exit(self) -> str:
         """Say how the process ended, in words for the user of the job."""

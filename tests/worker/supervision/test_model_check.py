@@ -17,6 +17,7 @@ from tests.support.s3 import KEYS
 from tests.support.service import wait_for
 from tests.worker.conftest import add_model
 from worker.protocol import Failed
+from worker.supervision.draining import Draining
 from worker.supervision.input_cache import InputCache
 from worker.supervision.model_check import check_hinted_model
 
@@ -136,3 +137,18 @@ def test_a_worker_that_drains_gives_its_check_back_at_once(context, write_runner
         assert model.hint_at <= session.scalar(select(now_plus()))
         checks.sweep(session, hint_again_s=30.0)
         assert [hint.ref for hint in session.scalars(select(OutboxMessage))] == [model_id]
+
+
+class ToldLate(Draining):
+    """Set by a signal that comes to the worker after it has come to the runner."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return super().wait(timeout)
+
+
+def test_a_check_whose_process_the_same_sigterm_ended_is_given_back(context, write_runner):
+    write_runner("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
+    object.__setattr__(context, "draining", ToldLate())
+    model = checked(context, digits.model_bytes())
+    assert (model.status, model.checks) == ("validating", 0)
