@@ -245,7 +245,7 @@ class JobSpec(Strict):
     evaluation: Evaluation = Evaluation()
     gates: tuple[Gate, ...] = Field(default=(), max_length=100)
     # A huggingface model's default has `huggingface` first: the whole folder, as from_pretrained reads it.
-    outputs: tuple[Output, ...] = ("safetensors", "masks")
+    outputs: tuple[Output, ...] = Field(default=("safetensors", "masks"), max_length=16)
     resources: Resources = Resources()
     callbacks: tuple[Callback, ...] = Field(default=(), max_length=10)
 

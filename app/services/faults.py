@@ -1,6 +1,7 @@
 """Turn what a validator found into fault items: a JSON pointer, a stable code, a sentence."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeVar
 
 from jsonschema import Draft202012Validator
@@ -10,14 +11,23 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from app.core.errors import ErrorItem, InvalidInput, MalformedJson
 from app.services import strict_json
+from app.services.strict_json import MAX_FAULTS
 
 M = TypeVar("M", bound=BaseModel)
-_MAX_FAULTS = 100
+# Counted before it is parsed: a value of two bytes costs a kilobyte by the time that it is known to be wrong.
+# The longest lists that a spec may have, two of a thousand rows, are 14,000 with every default spelt out.
+MAX_VALUES = 20_000
 _SHOWN_CHARACTERS = 80
 
 
 def read_json(data: bytes, model: type[M], error: type[InvalidInput], *, what: str) -> M:
-    """Read a JSON body as `model`; raises MalformedJson, or `error` with one item a fault."""
+    """Read a JSON body as `model`; raises MalformedJson, or `error` with at most MAX_FAULTS items.
+
+    One of more than MAX_VALUES values is refused unread; commas and brackets in texts count too.
+    """
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        detail = f"holds more than {MAX_VALUES} values, counted by their commas and opening brackets"
+        raise refusal(error, [ErrorItem(pointer="", code="too_many_values", detail=detail)], what=what)
     try:
         parsed = strict_json.parse(data)
     except strict_json.NotJson as reason:
@@ -31,33 +41,32 @@ def read_json(data: bytes, model: type[M], error: type[InvalidInput], *, what: s
 
 
 def refusal(error: type[InvalidInput], items: Iterable[ErrorItem], *, what: str) -> InvalidInput:
-    """Make one error of all faults; its sentence repeats the first."""
-    faults = tuple(items)
+    """Make one error of the first MAX_FAULTS faults; its sentence repeats the first."""
+    faults = tuple(islice(items, MAX_FAULTS))
     first = f"{faults[0].pointer or 'the whole'}: {faults[0].detail}"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return error(f"{what} is not valid: {first}{more}", errors=faults[:_MAX_FAULTS])
+    return error(f"{what} is not valid: {first}{more}", errors=faults)
 
 
 def from_pydantic(error: ValidationError, *, at: str = "") -> tuple[ErrorItem, ...]:
-    """Return one item for each fault that pydantic found."""
+    """Return one item for each of the first MAX_FAULTS faults that pydantic found."""
     return tuple(
         ErrorItem(
             pointer=at + strict_json.pointer(*_place(fault["loc"])),
             code=fault["type"],
             detail=_sentence(fault["msg"], fault["type"], fault["input"]),
         )
-        for fault in error.errors(include_url=False)
+        for fault in error.errors(include_url=False, include_context=False)[:MAX_FAULTS]
     )
 
 
 def from_schema(
     schema: Mapping[str, JsonValue], params: Mapping[str, JsonValue], *, at: str
 ) -> tuple[ErrorItem, ...]:
-    """Check parameters against a JSON Schema 2020-12 and return one item a fault."""
-    found = sorted(
-        _Validator(dict(schema)).iter_errors(dict(params)), key=lambda fault: list(map(str, fault.path))
-    )
-    return tuple(item for fault in found for item in _schema_items(fault, at))
+    """Check parameters against a JSON Schema 2020-12 and return one item a fault, MAX_FAULTS at most."""
+    found = islice(_Validator(dict(schema)).iter_errors(dict(params)), MAX_FAULTS)
+    in_order = sorted(found, key=lambda fault: list(map(str, fault.path)))
+    return tuple(islice((item for fault in in_order for item in _schema_items(fault, at)), MAX_FAULTS))
 
 
 def _is_integer(_: object, value: object) -> bool:
@@ -70,21 +79,20 @@ _Validator = extend(  # type: ignore[no-untyped-call]  # its stubs have no types
 )
 
 
-def _schema_items(fault: SchemaError, at: str) -> list[ErrorItem]:
+def _schema_items(fault: SchemaError, at: str) -> Iterator[ErrorItem]:
     place = at + strict_json.pointer(*fault.absolute_path)
     if fault.validator == "additionalProperties" and isinstance(fault.instance, dict):
         known = sorted(fault.schema.get("properties", {})) if isinstance(fault.schema, dict) else []
         exist = f"there are: {', '.join(known)}" if known else "it takes none"
-        return [
-            ErrorItem(
-                pointer=place + strict_json.pointer(name),
-                code="extra_forbidden",
-                detail=f"there is no parameter {name[:_SHOWN_CHARACTERS]!r}; {exist}",
-            )
-            for name in fault.instance
-            if name not in known
-        ]
-    return [ErrorItem(pointer=place, code=f"schema_{fault.validator}", detail=fault.message[:300])]
+        for name in fault.instance:
+            if name not in known:
+                yield ErrorItem(
+                    pointer=place + strict_json.pointer(name),
+                    code="extra_forbidden",
+                    detail=f"there is no parameter {name[:_SHOWN_CHARACTERS]!r}; {exist}",
+                )
+    else:
+        yield ErrorItem(pointer=place, code=f"schema_{fault.validator}", detail=fault.message[:300])
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -1,13 +1,20 @@
 """Parse JSON strictly: UTF-8, no name twice, no NaN, no NUL, no lone surrogate, bounded depth."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from app.core.errors import ErrorItem
 
 MAX_DEPTH = 32
+# Of what is wrong everywhere, the first places tell enough; a fault is larger than the byte it is about.
+MAX_FAULTS = 100
+_POINTER_CHARACTERS = 1000
+_BAD_TEXT = "bad_text"
 
 
 class NotJson(ValueError):
@@ -16,7 +23,7 @@ class NotJson(ValueError):
 
 @dataclass(frozen=True)
 class Parsed:
-    """A JSON value, and what is wrong with it although it could be read."""
+    """A JSON value, and what is wrong with it although it could be read: the first MAX_FAULTS places."""
 
     value: JsonValue
     faults: tuple[ErrorItem, ...]
@@ -34,8 +41,19 @@ class _NotFinite(float):
     text: str
 
 
-def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> Parsed:
-    """Read one JSON value and list its faults, each with a pointer; raises NotJson."""
+class _Fault(NamedTuple):
+    """What is wrong at a place, given as the keys on the way: most of them are never written out."""
+
+    keys: tuple[str | int, ...]
+    code: str
+    detail: str
+
+
+def parse(data: bytes, *, max_depth: int = MAX_DEPTH, takes_any_text: bool = False) -> Parsed:
+    """Read one JSON value and list its faults, each with a pointer; raises NotJson.
+
+    With `takes_any_text` a NUL or half a surrogate pair is no fault.
+    """
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -47,9 +65,9 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH) -> Parsed:
         raise NotJson(f"it is nested deeper than {max_depth} levels") from error
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both
         raise NotJson(str(error)) from error
-    faults: list[ErrorItem] = []
-    _find_faults(value, "", faults, depth_left=max_depth)
-    return Parsed(value, tuple(faults))
+    found = _find_faults(value, (), depth_left=max_depth)
+    told = (fault for fault in found if not (takes_any_text and fault.code == _BAD_TEXT))
+    return Parsed(value, tuple(map(_item, islice(told, MAX_FAULTS))))
 
 
 def pointer(*keys: str | int) -> str:
@@ -81,32 +99,30 @@ def _read_float(text: str) -> float:
     return value if value - value == 0.0 else _not_finite(text)
 
 
-def _find_faults(value: JsonValue, at: str, faults: list[ErrorItem], *, depth_left: int) -> None:
+def _item(fault: _Fault) -> ErrorItem:
+    place = pointer(*fault.keys)
+    shown = place if len(place) <= _POINTER_CHARACTERS else place[:_POINTER_CHARACTERS] + "…"
+    return ErrorItem(pointer=shown, code=fault.code, detail=fault.detail)
+
+
+def _find_faults(value: JsonValue, at: tuple[str | int, ...], *, depth_left: int) -> Iterator[_Fault]:
     if isinstance(value, dict | list) and depth_left == 0:
-        faults.append(ErrorItem(pointer=at, code="too_deep", detail=f"nested over {MAX_DEPTH} levels"))
+        yield _Fault(at, "too_deep", f"nested over {MAX_DEPTH} levels")
     elif isinstance(value, _Object):
-        _find_object_faults(value, at, faults, depth_left=depth_left)
+        yield from _find_object_faults(value, at, depth_left=depth_left)
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _find_faults(item, f"{at}/{i}", faults, depth_left=depth_left - 1)
+            yield from _find_faults(item, (*at, i), depth_left=depth_left - 1)
     elif isinstance(value, _NotFinite):
-        detail = f"expected a finite number, found {value.text[:40]}"
-        faults.append(ErrorItem(pointer=at, code="finite_number", detail=detail))
+        yield _Fault(at, "finite_number", f"expected a finite number, found {value.text[:40]}")
     elif isinstance(value, str) and not is_storable(value):
-        faults.append(
-            ErrorItem(pointer=at, code="bad_text", detail="text may not hold NUL or half a surrogate pair")
-        )
+        yield _Fault(at, _BAD_TEXT, "text may not hold NUL or half a surrogate pair")
 
 
-def _find_object_faults(value: _Object, at: str, faults: list[ErrorItem], *, depth_left: int) -> None:
+def _find_object_faults(value: _Object, at: tuple[str | int, ...], *, depth_left: int) -> Iterator[_Fault]:
     for name in value.repeated:
-        detail = f"the name {name[:100]!r} occurs twice"
-        faults.append(ErrorItem(pointer=at + pointer(name), code="duplicate_name", detail=detail))
+        yield _Fault((*at, name), "duplicate_name", f"the name {name[:100]!r} occurs twice")
     for name, item in value.items():
         if not is_storable(name):
-            faults.append(
-                ErrorItem(
-                    pointer=at, code="bad_text", detail="a name may not hold NUL or half a surrogate pair"
-                )
-            )
-        _find_faults(item, at + pointer(name), faults, depth_left=depth_left - 1)
+            yield _Fault(at, _BAD_TEXT, "a name may not hold NUL or half a surrogate pair")
+        yield from _find_faults(item, (*at, name), depth_left=depth_left - 1)

@@ -66,3 +66,19 @@ def test_nesting_is_allowed_to_the_limit_and_not_beyond():
     assert strict_json.parse(b"[" * 4 + b"]" * 4, max_depth=4).faults == ()
     [fault] = strict_json.parse(b"[" * 5 + b"]" * 5, max_depth=4).faults
     assert fault.code == "too_deep"
+
+
+def test_of_many_faults_the_first_hundred_are_listed():
+    faults = strict_json.parse(b"[" + b"NaN," * 1000 + b"0]").faults
+    assert [fault.pointer for fault in faults] == [f"/{i}" for i in range(100)]
+
+
+def test_text_that_is_no_fault_hides_none_behind_it():
+    data = b"[" + b'"\\u0000",' * 200 + b"NaN]"
+    [fault] = strict_json.parse(data, takes_any_text=True).faults
+    assert (fault.pointer, fault.code) == ("/200", "finite_number")
+
+
+def test_a_long_pointer_is_cut():
+    [fault] = strict_json.parse(b'{"' + b"x" * 5000 + b'": NaN}').faults
+    assert fault.pointer == "/" + "x" * 999 + "…"
