@@ -114,13 +114,11 @@ class WebhookSender:
                 error = f"did not answer within {self._settings.webhook_timeout_s:g} s"
             except (RefusedAddress, RefusedUrl) as refused:
                 error = f"not sent: {refused}"
-            except (
-                httpcore.NetworkError,
-                httpcore.ProtocolError,
-                httpcore.TimeoutException,
-                OSError,
-            ) as broken:
+            except (*_BROKEN, OSError) as broken:
                 error = f"the connection failed ({type(broken).__name__})"
+            except ValueError as unusable:
+                # Written before its checks were what they are: a try that is not recorded has no last one.
+                error = f"not sent: its URL or its secret cannot be used ({type(unusable).__name__})"
             await self._record(one, status, error)
 
     async def _record(self, one: Sending, status: int | None, error: str) -> None:

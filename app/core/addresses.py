@@ -10,7 +10,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_URL_CHARACTERS = 2000
 # RFC 6052: an IPv4 address in the last 32 bits, which a NAT64 gateway would reach.
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_-]+)*\.?")
+# RFC 1035, 2.3.4: a label has at most 63 octets; a longer one is an error when the name is resolved.
+_HOST = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(?:\.[A-Za-z0-9_-]{1,63})*\.?"
+)
 # What some resolvers take for an IPv4 address: 127.1, 2130706433, 0x7f000001, 0177.0.0.1.
 _NUMBER = re.compile(r"(?:0[xX][0-9A-Fa-f]*|[0-9]+)")
 

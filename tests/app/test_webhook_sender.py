@@ -184,6 +184,17 @@ def test_a_receiver_that_is_not_there_is_said(bench):
     assert "the connection failed" in bench.tried(sent).last_error
 
 
+def test_a_try_with_a_secret_that_cannot_sign_has_failed(bench, receiver):
+    (sent,) = bench.add(receiver.url, secret="whsec_" + "a" * 33)
+    bench.send()
+    row = bench.tried(sent)
+    assert (row.state, row.last_error) == (
+        "pending",
+        "not sent: its URL or its secret cannot be used (Error)",
+    )
+    assert receiver.received == []
+
+
 def test_a_proxy_of_the_environment_is_not_used(bench, receiver, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -164,6 +164,8 @@ def test_a_job_with_callbacks_keeps_their_secret_to_itself(client, parts, model_
     [
         ({"url": "http://10.0.0.1/"}, "/callbacks/0/url"),
         ({"url": URL, "secret": "short"}, "/callbacks/0/secret"),
+        ({"url": URL, "secret": "whsec_" + "a" * 33}, "/callbacks/0/secret"),
+        ({"url": URL, "secret": "whsec_" + "a" * 41}, "/callbacks/0/secret"),
         ({"url": URL, "events": ["progress"]}, "/callbacks/0/events/0"),
         ({}, "/callbacks/0/url"),
     ],

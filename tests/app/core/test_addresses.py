@@ -54,6 +54,8 @@ REFUSED = [
     "https://exämple.org/",
     "https://-bad-.org/",
     "https://" + "a" * 3000,
+    "https://" + "a" * 64 + ".example.org/",
+    "https://hooks." + "a" * 64 + "/",
 ]
 
 
