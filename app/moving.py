@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Context, Decimal
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Integer, Row, Table, func, insert, select, text
@@ -27,6 +28,8 @@ from app.core.tables import Base, Blob, Job
 
 _CHUNK_ROWS = 200
 _IN_PAGES = {"yield_per": _CHUNK_ROWS}
+# More digits than any number that the parser of JSON reads.
+_EXACT = Context(prec=10_000)
 
 Tick = Callable[[str, int, int], None]
 
@@ -198,7 +201,20 @@ def _canonical(row: Row[Any]) -> bytes:  # Any: columns of any table
 def _plain(value: Any) -> Any:  # Any: what a column may hold
     if isinstance(value, datetime):
         return value.isoformat()
-    return value.hex() if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"number": _digits(value)}
+    return value
+
+
+def _digits(value: int | float) -> str:
+    """Write a number one way: jsonb keeps its digits, but gives 1e+26 back as an integer and -0.0 as 0.0."""
+    return str(Decimal(repr(value or 0)).normalize(_EXACT))
 
 
 def _restart_numbers(table: Table, write: Connection) -> None:

@@ -9,7 +9,7 @@ import time
 import uuid
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from starlette.testclient import TestClient
 
 from app.core import jobs, schema
@@ -99,6 +99,37 @@ def test_everything_arrives_with_its_ids_and_digests_and_running_jobs_are_queued
     store = open_store(target)
     digests = {blob.sha256 for blob in open_store(source).list_older_than(-1.0)}
     assert digests <= {blob.sha256 for blob in store.list_older_than(-1.0)}
+
+
+def test_numbers_arrive_that_postgres_writes_another_way(source, target, filled):
+    numbers = [-0.0, 0.0, 1.0, 1.142e26, -2.5e300, 1e16, 5e-324, 0.1, 2**63 - 1, 10**30, True]
+    with make_sessions(make_engine(source.database_url)).begin() as session:
+        session.get_one(Job, filled["waiting"]).spec = {"numbers": numbers, "in": {"one": numbers[3]}}
+    move(source, target, tick=lambda *_: None)
+    with make_sessions(make_engine(target.database_url))() as session:
+        found = session.get_one(Job, filled["waiting"]).spec
+    assert [float(one) for one in found["numbers"]] == [float(one) for one in numbers]
+
+
+@pytest.mark.parametrize("change", ["'{\"one\": 1}'", '\'{"one": "0"}\''])
+def test_a_row_that_arrives_as_another_is_noticed_and_nothing_kept(source, target, filled, change):
+    with make_sessions(make_engine(source.database_url)).begin() as session:
+        session.get_one(Job, filled["waiting"]).spec = {"one": 0}
+    engine = make_engine(target.database_url)
+    schema.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN NEW.spec = {change}; RETURN NEW; END $$"
+            )
+        )
+        connection.execute(
+            text("CREATE TRIGGER other BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION other()")
+        )
+    with pytest.raises(CannotMove, match="jobs: sent 3 rows, found 3 or others"):
+        move(source, target, tick=lambda *_: None)
+    assert count_rows(target) == 0
 
 
 def test_a_move_that_breaks_off_leaves_no_row_and_goes_on_where_it_was(source, target, filled, s3):
