@@ -21,6 +21,7 @@ def _names(count: int) -> bytes:
     [
         b'{"outputs":[' + b"0," * 499_990 + b"0]}",
         b'{"outputs":[' + b"0," * 19_000 + b"0]}",
+        b'{"outputs":[' + b",".join([b"[" * 25 + b"]" * 25] * 19_000) + b"]}",
         b"[" + b"NaN," * 249_990 + b"0]",
         b"[" + b"NaN," * 19_000 + b"0]",
         b"{" + _names(90_000) + b"}",
@@ -31,6 +32,7 @@ def _names(count: int) -> bytes:
     ids=[
         "outputs",
         "fewer-outputs",
+        "nested-outputs",
         "not-finite",
         "fewer-not-finite",
         "names",
