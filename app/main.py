@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 
 from app.api import datasets, events, job_actions, jobs, models, results, service, webhooks
 from app.api.access_log import log_request
+from app.api.allowed_hosts import AllowedHostsMiddleware
 from app.api.dependencies import Parts, refuse_unknown_parameters
 from app.api.in_flight import KeysInFlight
 from app.api.metrics import Metrics
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     install_openapi(app)
     # The last one added is the outermost: every line about a request has its id.
+    app.add_middleware(AllowedHostsMiddleware, settings=settings)
     app.add_middleware(ObservedMiddleware, observers=(log_request, metrics.observe))
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -1,7 +1,7 @@
 """Settings: read once from `SECATEUR_*` at an entry point, then handed down."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.core.addresses import SendingRules, is_loopback
 
 Device = Literal["cpu", "cuda"]
+Host = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s/:]+)$")]
 
 
 class Settings(BaseSettings):
@@ -26,6 +27,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     allow_anonymous_network: bool = False
+    # Beside those of this machine, without ports; None is any where `host` is reached by other machines.
+    allowed_hosts: list[Host] | None = None
     # What is not there at the start is asked again for so long, before the process says so and ends.
     start_wait_s: float = Field(default=5.0, ge=0)
     # SIGTERM: so long may requests that run, and callbacks that are being sent, take to their end.

@@ -2,7 +2,7 @@
 
 SecateurError
 ├── BadRequest 400 · NotFound 404 · NotAllowed 405 · Conflict 409 (NotReady, TransitionRefused, ResourceInUse)
-├── TooLarge 413 · UnsupportedMedia 415 · RangeNotSatisfiable 416
+├── TooLarge 413 · UnsupportedMedia 415 · RangeNotSatisfiable 416 · MisdirectedRequest 421
 ├── InvalidInput 422 (InvalidSpec, InvalidModel, InvalidDataset …) · LimitReached 429
 ├── StorageFull 507 · Unavailable 503 (WorkerUnfit: another worker may run the job)
 └── JobError: what ends a job as failed (user, resource, crash, bug)
@@ -135,6 +135,10 @@ class UnsupportedMedia(SecateurError):
 
 class RangeNotSatisfiable(SecateurError):
     status, code, title, blame = 416, "range_not_satisfiable", "Range not satisfiable", Blame.USER
+
+
+class MisdirectedRequest(SecateurError):
+    status, code, title, blame = 421, "misdirected_request", "The request is for another host", Blame.USER
 
 
 class InvalidInput(SecateurError):

@@ -28,6 +28,7 @@ def make_settings(folder: Path, database_url: str, **changes: object) -> Setting
     values = {
         "data_dir": folder,
         "database_url": database_url,
+        "allowed_hosts": ["testserver"],
         "max_upload_bytes": LIMIT_BYTES,
         "event_poll_s": 0.02,
         "sse_heartbeat_s": 0.2,

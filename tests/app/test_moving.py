@@ -34,7 +34,9 @@ def source(tmp_path):
 @pytest.fixture
 def target(source, s3, postgres):
     url = postgres.create_database(f"m{uuid.uuid4().hex}").replace("postgresql+psycopg://", "postgresql://")
-    return Settings(data_dir=source.data_dir, database_url=url, **s3.settings())
+    return Settings(
+        data_dir=source.data_dir, database_url=url, allowed_hosts=source.allowed_hosts, **s3.settings()
+    )
 
 
 @pytest.fixture

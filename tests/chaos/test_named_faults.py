@@ -62,8 +62,8 @@ def clocks_off(bench, off_s):
 def test_f1_an_answer_that_was_lost_after_the_commit_is_given_again(chaos_bench, key):
     body = json.dumps(chaos_bench.spec(key)).encode()
     head = (
-        f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: {key}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Idempotency-Key: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(address(chaos_bench)) as raw:
         raw.sendall(head.encode() + body)
@@ -85,7 +85,7 @@ def test_f3_an_api_that_dies_in_the_middle_of_an_upload_keeps_nothing_of_it(chao
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="m.safetensors"\r\n\r\n'
     ).encode()
     head = (
-        "POST /v1/models HTTP/1.1\r\nHost: x\r\n"
+        "POST /v1/models HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: multipart/form-data; boundary={boundary}\r\n"
         f"Content-Length: {len(parts) + 2 * len(data)}\r\n\r\n"
     )
