@@ -73,8 +73,8 @@ def _describe(file: StoredFile, tag: str) -> dict[str, str]:
         "ETag": tag,
         "Repr-Digest": repr_digest(file.sha256),
         "Accept-Ranges": "bytes",
-        # A job's artifact never changes under its name.
-        "Cache-Control": "private, max-age=31536000, immutable",
+        # A job that is retried writes other bytes under the same name: what is kept is asked about.
+        "Cache-Control": "private, no-cache",
         "Content-Disposition": _disposition(file.name),
         "X-Content-Type-Options": "nosniff",
     }

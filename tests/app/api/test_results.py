@@ -87,7 +87,8 @@ def test_an_artifact_is_described_before_it_is_sent(client, done_job_id, artifac
     assert got.headers["ETag"] == f'"{SHA256}"'
     assert got.headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(bytes.fromhex(SHA256)).decode()}:"
     assert got.headers["Content-Disposition"] == 'attachment; filename="model.safetensors"'
-    assert "immutable" in got.headers["Cache-Control"]
+    # A retry may write other bytes under the same name.
+    assert got.headers["Cache-Control"] == "private, no-cache"
 
 
 @pytest.mark.parametrize(
