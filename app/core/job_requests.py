@@ -146,13 +146,15 @@ def _refuse(job: _Found, action: Action) -> TransitionRefused:
 
 
 def _require_uploads(session: Session, job_id: str) -> None:
-    """A job that has ended no longer keeps its model and dataset from being deleted."""
-    deleted = session.execute(
-        select(Model.deleted_at, Dataset.deleted_at)
-        .select_from(Job)
-        .join(Model, Model.id == Job.model_id)
-        .outerjoin(Dataset, Dataset.id == Job.dataset_id)
-        .where(Job.id == job_id)
-    ).one()
+    """A job that has ended no longer keeps its uploads from being deleted: until it is queued, locks do.
+
+    Postgres locks no row of an outer join, so each is asked for by itself.
+    """
+    model = select(Model.deleted_at).join(Job, Job.model_id == Model.id).where(Job.id == job_id)
+    dataset = select(Dataset.deleted_at).join(Job, Job.dataset_id == Dataset.id).where(Job.id == job_id)
+    deleted = (
+        session.scalar(model.with_for_update(read=True, of=Model)),
+        session.scalar(dataset.with_for_update(read=True, of=Dataset)),
+    )
     if any(at is not None for at in deleted):
         raise TransitionRefused("the job cannot be retried: its model or its dataset was deleted")
