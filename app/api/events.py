@@ -79,6 +79,9 @@ async def _follow(parts: Parts, job_id: str, after: int) -> AsyncIterator[bytes]
         if len(found) == _AT_ONCE:
             continue
         if time.monotonic() - last_sent >= settings.sse_heartbeat_s:
+            # Who asks for what comes after more than there is never meets the last event.
+            if await to_thread.run_sync(_is_over, parts, job_id, after):
+                return
             yield format_sse_event(comment="heartbeat")
             last_sent = time.monotonic()
         await sleep(min(settings.event_poll_s, settings.sse_heartbeat_s))
@@ -108,9 +111,9 @@ def _read_status(parts: Parts, job_id: str) -> tuple[str, int]:
 
 
 def _is_over(parts: Parts, job_id: str, seq: int) -> bool:
-    """Tell whether nothing came after an end: a job may have been retried since."""
+    """Tell whether the job has ended and nothing came after `seq`: it may have been retried since."""
     status, last_seq = _read_status(parts, job_id)
-    return JobStatus(status).is_terminal and last_seq == seq
+    return JobStatus(status).is_terminal and last_seq <= seq
 
 
 def _read_last_event_id(request: Request, after: int) -> int:

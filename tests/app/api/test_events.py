@@ -85,6 +85,16 @@ def test_a_stream_resumes_after_the_last_event_that_was_seen(live, parts, job_id
         assert wrong.status_code == 422
 
 
+def test_a_stream_from_beyond_the_last_event_ends_with_the_job(live, parts, job_id):
+    lease = uploads.start_job(parts, job_id)
+    beyond = f"/v1/jobs/{job_id}/events?after=1000"
+    with live.http() as http, http.stream("GET", beyond, headers=STREAM) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": heartbeat"
+        succeed(parts, lease)
+        assert not [line for line in lines if line.startswith("data: ")]
+
+
 def test_a_silent_stream_beats(live, parts, job_id):
     with ThreadPoolExecutor(1) as pool, live.http() as http:
         reading = pool.submit(read_stream, http, job_id)
