@@ -75,7 +75,9 @@ def allowed_methods(request: Request) -> list[str]:
     """List the methods that the path of a request has: one router entry knows only its own."""
     methods = {"HEAD"} if "/artifacts/" in request.url.path else set()
     for template, operations in request.app.openapi()["paths"].items():
-        if re.fullmatch(re.sub(r"\{[a-z_]+\}", "[^/]+", template), request.url.path):
+        # Names of tensors and files are rest of the path, and may hold a slash.
+        pattern = re.sub(r"\{[a-z_]+\}", "[^/]+", template.replace("{name}", ".+"))
+        if re.fullmatch(pattern, request.url.path):
             methods.update(method.upper() for method in operations)
     return sorted(methods)
 

@@ -101,8 +101,8 @@ async def _handle_framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _BY_STATUS.get(error.status_code)
     headers = dict(error.headers or {})
-    if kind is NotAllowed:
-        headers["Allow"] = ", ".join(allowed_methods(request))
+    if kind is NotAllowed and (methods := allowed_methods(request)):
+        headers["Allow"] = ", ".join(methods)
     if kind is not None:
         details = {
             NotFound: f"there is nothing at {request.url.path}",

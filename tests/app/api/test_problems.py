@@ -60,6 +60,9 @@ def test_a_method_that_is_not_there_names_those_that_are(client, job_id):
     assert client.delete("/v1/jobs").headers["Allow"] == "GET, POST"
     assert client.put(f"/v1/jobs/{job_id}").headers["Allow"] == "GET"
     assert client.put(f"/v1/jobs/{job_id}/artifacts/x").headers["Allow"] == "GET, HEAD"
+    assert client.put(f"/v1/jobs/{job_id}/artifacts/huggingface/config.json").headers["Allow"] == "GET, HEAD"
+    assert client.put(f"/v1/jobs/{job_id}/masks/a/b").headers["Allow"] == "GET"
+    assert "GET" in client.put("/openapi.json").headers["Allow"]
 
 
 @pytest.mark.parametrize(
