@@ -22,6 +22,7 @@ from app.services.idempotency import Answer
 from app.services.webhooks import WebhookChange, WebhookRequest
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+_NO_BODY = sha256_of_json(None)
 
 
 @router.post(
@@ -66,17 +67,25 @@ def delete_webhook(webhook_id: WebhookId, session: SessionDep) -> Response:
 
 
 @router.post("/{webhook_id}/rotate_secret", response_model=WebhookWithSecretView)
-def rotate_secret(webhook_id: WebhookId, session: SessionDep) -> Response:
+def rotate_secret(webhook_id: WebhookId, once: IdempotencyDep, session: SessionDep) -> Response:
     """Get a new secret, shown this once; for a day messages carry a signature of the old one too."""
-    hook = webhooks.rotate_secret(session, webhook_id)
-    return json_answer(view_with_secret(hook).model_dump(mode="json"))
+
+    def rotate() -> Answer:
+        hook = webhooks.rotate_secret(session, webhook_id)
+        return Answer(200, view_with_secret(hook).model_dump(mode="json"))
+
+    return once.answer(session, _NO_BODY, rotate)
 
 
 @router.post("/{webhook_id}/test", status_code=202, response_model=DeliveryView)
-def test_webhook(webhook_id: WebhookId, session: SessionDep) -> Response:
+def test_webhook(webhook_id: WebhookId, once: IdempotencyDep, session: SessionDep) -> Response:
     """Send a message of type `webhook.test`; what becomes of it is among the deliveries."""
-    made = webhooks.send_test(session, webhook_id)
-    return json_answer(view_delivery(made).model_dump(mode="json"), 202)
+
+    def send() -> Answer:
+        made = webhooks.send_test(session, webhook_id)
+        return Answer(202, view_delivery(made).model_dump(mode="json"))
+
+    return once.answer(session, _NO_BODY, send)
 
 
 @router.get("/{webhook_id}/deliveries", response_model=PageView[DeliveryView])

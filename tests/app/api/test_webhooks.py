@@ -98,6 +98,16 @@ def test_a_test_message_is_queued_and_listed(client):
     assert (listed["type"], listed["state"], listed["tries"]) == ("webhook.test", "pending", 0)
 
 
+def test_a_repeated_rotation_gives_the_same_secret_and_a_repeated_test_sends_one_message(client):
+    made = create(client)
+    for action in ("rotate_secret", "test"):
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        first, again = (client.post(f"/v1/webhooks/{made['id']}/{action}", headers=key) for _ in range(2))
+        assert (again.status_code, again.json()) == (first.status_code, first.json())
+        assert again.headers["Idempotency-Replayed"] == "true"
+    assert len(client.get(f"/v1/webhooks/{made['id']}/deliveries").json()["data"]) == 1
+
+
 def test_deliveries_come_in_pages_newest_first(client):
     path = f"/v1/webhooks/{create(client)['id']}"
     made = [client.post(f"{path}/test").json()["id"] for _ in range(3)]
