@@ -1,6 +1,7 @@
 """Webhooks: create, find, change, rotate the secret, delete; their deliveries."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -27,12 +28,22 @@ class WebhookRequest(Strict):
 
 
 class WebhookChange(Strict):
-    """What is to be different; `enabled: true` sends again what has waited."""
+    """What is to be different; `enabled: true` sends again what has waited.
 
-    url: Url | None = None
-    events: Events | None = None
+    Only a description may be null: it is taken away.
+    """
+
+    url: Url | SkipJsonSchema[None] = None
+    events: Events | SkipJsonSchema[None] = None
     description: str | None = Field(default=None, max_length=200)
-    enabled: bool | None = None
+    enabled: bool | SkipJsonSchema[None] = None
+
+    @field_validator("url", "events", "enabled", mode="after")
+    @classmethod
+    def _is_not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("null changes nothing: leave the field out, or give what it shall be")
+        return value
 
 
 def read_request(body: bytes, rules: SendingRules) -> WebhookRequest:
@@ -118,8 +129,7 @@ def change(session: Session, webhook_id: str, wanted: WebhookChange) -> Webhook:
     hook = get(session, webhook_id)
     given = wanted.model_dump(exclude_unset=True, mode="json")
     for name, value in given.items():
-        if value is not None or name == "description":
-            setattr(hook, name, value)
+        setattr(hook, name, value)
     if wanted.enabled:
         hook.disabled_reason, hook.failing_since = None, None
     elif wanted.enabled is False:

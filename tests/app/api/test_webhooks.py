@@ -80,6 +80,15 @@ def test_changes_touch_only_what_they_name(client):
     assert (on["enabled"], on["disabled_reason"], on["events"]) == (True, None, ["*"])
 
 
+@pytest.mark.parametrize("name", ["url", "events", "enabled"])
+def test_null_is_no_change(client, name):
+    made = create(client)
+    answer = client.patch(f"/v1/webhooks/{made['id']}", json={name: None, "description": "new"})
+    problem = check_problem(answer, 422, "invalid_webhook")
+    assert problem["errors"][0]["pointer"] == f"/{name}"
+    assert client.get(f"/v1/webhooks/{made['id']}").json()["description"] is None
+
+
 def test_a_rotated_secret_is_new_and_the_old_one_signs_along(client, parts):
     made = create(client)
     rotated = client.post(f"/v1/webhooks/{made['id']}/rotate_secret").json()
