@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from worker.pruning.errors import ContradictoryRows
 from worker.pruning.layers import Layer, find_layers
 from worker.pruning.removal.groups import Group
 from worker.pruning.removal.ranking import Limits, find_limits
 from worker.pruning.removal.recipe import Structure
+from worker.pruning.removal.surgery import Removal
 from worker.pruning.removal.tracer import Axis
 from worker.pruning.rows import Wish, read_rows
 
@@ -42,6 +43,19 @@ def limit_groups(
     return limits
 
 
+def keep_names(found: Sequence[Group], at_first: Sequence[Group], removal: Removal) -> tuple[Group, ...]:
+    """Give the groups of a model that was cut the names that they had before: those of positions moved.
+
+    `removal` is what was cut since the groups `at_first` were found. Groups of blocks stay as they are.
+    """
+    names: dict[tuple[str, Axis, int], str] = {}
+    for group in at_first:
+        if (cut := _find_own_cut(group)) is not None:
+            where, positions = cut
+            names.update(((group.kind, where, position), group.name) for position in positions.tolist())
+    return tuple(_rename(group, names, removal) for group in found)
+
+
 def find_makers(group: Group, layers: Sequence[Layer]) -> dict[str, int]:
     """Return the tensors whose outputs are the units of a group, and how many outputs of each a unit is.
 
@@ -53,6 +67,23 @@ def find_makers(group: Group, layers: Sequence[Layer]) -> dict[str, int]:
         for cut in group.cuts
         if isinstance(cut.where, Axis) and cut.where in outputs
     }
+
+
+def _rename(group: Group, names: Mapping[tuple[str, Axis, int], str], removal: Removal) -> Group:
+    if (cut := _find_own_cut(group)) is None:
+        return group
+    where, positions = cut
+    first = positions[:1]
+    at_first = int(removal.kept[where][first] if where in removal.kept else first)
+    return replace(group, name=names.get((group.kind, where, at_first), group.name))
+
+
+def _find_own_cut(group: Group) -> tuple[Axis, Tensor] | None:
+    """Return where a group lies in the tensor that it is named after, and its positions, flat int64."""
+    for cut in group.cuts:
+        if isinstance(cut.where, Axis) and cut.where.tensor == group.owner:
+            return cut.where, cut.index.reshape(-1)
+    return None
 
 
 def _mark(group: Group, structure: Structure, layers: Sequence[Layer], wishes: Mapping[str, Wish]) -> Group:

@@ -14,7 +14,7 @@ from worker.pruning.protocols import Criterion
 from worker.pruning.registry import build
 from worker.pruning.removal.block_importance import build_block_criterion, score_blocks
 from worker.pruning.removal.blocks import Reasons, find_block_groups, limit_blocks, list_excluded, list_kept
-from worker.pruning.removal.bounds import limit_groups, mark_groups
+from worker.pruning.removal.bounds import keep_names, limit_groups, mark_groups
 from worker.pruning.removal.check import FAILURES, blame_machine, prove
 from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group, find_groups
@@ -74,7 +74,10 @@ def shrink(
     for number in range(1, structure.rounds + 1):
         due = before + (limit - before) * number / structure.rounds
         kept = list_kept(groups, total)
-        found = groups if number == 1 else find_removable(model, structure, data[0][0], kept)
+        if number == 1:
+            found = groups
+        else:
+            found = keep_names(find_removable(model, structure, data[0][0], kept), groups, total)
         units = {group.name: group.units for group in groups}
         search = _Search(model, structure, units, calibration, measure, due)
         removal, tried, found = settle(model, found, search, trials)

@@ -8,6 +8,7 @@ from tests.worker.pruning.removal.small_network import DATA, MACS, network, para
 from worker.pruning.errors import ContradictoryRows, UnreachableTarget
 from worker.pruning.removal.recipe import Structure
 from worker.pruning.removal.shrinking import find_removable, shrink
+from worker.pruning.removal.tracer import Axis
 
 
 def test_sizes_are_kept_at_a_multiple() -> None:
@@ -83,6 +84,25 @@ def test_a_row_bounds_all_groups_whose_channels_one_tensor_makes() -> None:
     shrink(model, structure(layers=rows, ranking="global"), DATA)
     widths = [model.get_submodule(f"layer{stage}.0.conv2").weight.shape[0] for stage in (1, 2, 3)]  # type: ignore[union-attr, index]
     assert widths == [16, 32, 64]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_rounds_cut_no_more_of_the_second_group_of_a_tensor_than_its_rows_ask_for(rounds: int) -> None:
+    rows = [{"match": "layer2.0.conv2", "set": {"sparsity": 0.5}}]
+    model = network()
+
+    found = shrink(
+        model, structure(layers=rows, rounds=rounds, target={"metric": "macs", "value": 1e9}), DATA
+    )
+
+    # The shortcut fills up with zeros: some channels of the sum are conv2's alone.
+    groups = [group for group in found.groups if group.owner == "layer2.0.conv2.weight"]
+    kept = found.removal.kept[Axis("layer2.0.conv2.weight", 0)].tolist()
+    for group in groups:
+        own = set(group.cuts[0].index.reshape(-1).tolist())
+        assert len(own.intersection(kept)) == len(own) / 2
+    assert len(groups) == 2
+    assert len(kept) == 16
 
 
 def test_a_layer_tied_to_an_excluded_one_stays_and_says_so() -> None:
