@@ -2,6 +2,7 @@
 
 from worker.pruning.masks import MaskSet
 from worker.pruning.measured import Measured
-from worker.pruning.pruner import Pruner, prune
+from worker.pruning.once import prune
+from worker.pruning.pruner import Pruner
 
 __all__ = ["MaskSet", "Measured", "Pruner", "prune"]

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 Optimizer = torch.optim.Optimizer
@@ -21,14 +22,26 @@ class Attachments:
 
     def __init__(self) -> None:
         self._handles: dict[Optimizer, tuple[RemovableHandle, ...]] = {}
+        self._steps: dict[Optimizer, Tensor | None] = {}
 
     def __iter__(self) -> Iterator[Optimizer]:
         return iter(tuple(self._handles))
 
+    @property
+    def lack_a_step(self) -> bool:
+        """True when an optimizer has moved nothing since `forget_steps`, as when a GradScaler skips."""
+        return any(
+            optimizer not in self._steps or _is_set(self._steps[optimizer]) for optimizer in self._handles
+        )
+
+    def forget_steps(self) -> None:
+        """Count as having stepped only those that do so from now on."""
+        self._steps.clear()
+
     def add(self, optimizer: Optimizer, before: StepHook, after: StepHook) -> None:
         """Call `before`, once there are gradients, and `after` around every step of an optimizer.
 
-        Once, however often it is added.
+        Once, however often it is added. `before` is not called in a step that is to move nothing.
         """
         optimizer = _innermost(optimizer)
         if optimizer in self._handles:
@@ -37,6 +50,8 @@ class Attachments:
         def before_step(
             stepping: Optimizer, args: Arguments, kwargs: Options
         ) -> tuple[Arguments, Options] | None:
+            if _is_set(_found_inf(stepping)):
+                return None
             if not any(callable(value) for value in (*args, *kwargs.values())):
                 before(stepping)
                 return None
@@ -46,6 +61,7 @@ class Attachments:
 
         def after_step(stepping: Optimizer, args: Arguments, kwargs: Options) -> None:
             after(stepping)
+            self._steps[stepping] = _found_inf(stepping)
 
         self._handles[optimizer] = (
             optimizer.register_step_pre_hook(before_step),
@@ -54,8 +70,29 @@ class Attachments:
 
     def remove(self, optimizer: Optimizer) -> None:
         """Leave an optimizer alone from now on."""
-        for handle in self._handles.pop(_innermost(optimizer), ()):
+        optimizer = _innermost(optimizer)
+        self._steps.pop(optimizer, None)
+        for handle in self._handles.pop(optimizer, ()):
             handle.remove()
+
+
+def find_gradient_scale(optimizer: Optimizer) -> Tensor | None:
+    """Return by how much the gradients of a step are too large, a scalar; None where they are as they should.
+
+    A GradScaler leaves it to fused optimizers to divide by it, inside of their step.
+    """
+    scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+    return scale
+
+
+def _found_inf(optimizer: Optimizer) -> Tensor | None:
+    """Return what a GradScaler tells a fused optimizer, whose step it always calls: over 0 to skip it."""
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return found
+
+
+def _is_set(found_inf: Tensor | None) -> bool:
+    return found_inf is not None and bool(found_inf > 0)
 
 
 def _innermost(optimizer: Optimizer) -> Optimizer:

@@ -46,12 +46,24 @@ class ScoreLearner:
         }
 
     @torch.no_grad()
-    def learn(self, layers: Sequence[Layer], masks: Mapping[str, Tensor], *, pressure: float) -> None:
-        """Take in the gradients of some layers, of this step, then take them off the pruned weights."""
+    def learn(
+        self,
+        layers: Sequence[Layer],
+        masks: Mapping[str, Tensor],
+        *,
+        pressure: float,
+        scale: Tensor | None = None,
+    ) -> None:
+        """Take in the gradients of some layers, of this step, then take them off the pruned weights.
+
+        They are divided by `scale`, a scalar, which a GradScaler may have left in them.
+        """
         for layer in layers:
             gradient = sum_gradients(self._parameters[layer.name])
             if gradient is None:
                 continue
+            if scale is not None:
+                gradient = gradient / scale
             mask = masks.get(layer.name)
             if layer.name not in self._memory:
                 self._memory[layer.name] = self._criterion.start(layer.weight.detach())

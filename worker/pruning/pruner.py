@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.pruning.attachments import Attachments, Optimizer
+from worker.pruning.attachments import Attachments, Optimizer, find_gradient_scale
 from worker.pruning.decision import Data, Decider
-from worker.pruning.errors import NoCycle, NoRegrowth
+from worker.pruning.errors import NeedsTraining, NoCycle, NonfiniteScores, NoRegrowth
 from worker.pruning.history import Reached, compare
 from worker.pruning.holding import Holder
 from worker.pruning.layers import Layer, find_parameters
@@ -109,7 +109,9 @@ class Pruner:
         cycles = self.cycles
         if cycles is not None and not cycles.trains_dense_first and self._progress.cycles_done == 0:
             self.next_cycle()
-        self._run_due_rounds()
+        # Later, what is still due was put off by a skipped step, and waits for one.
+        if self._progress.steps_done == 0:
+            self._run_due_rounds()
 
     def detach(self, optimizer: Optimizer | None = None) -> None:
         """Leave an optimizer alone from now on; all of them by default."""
@@ -128,7 +130,10 @@ class Pruner:
         if self.steps is None:
             return None
         self._progress.steps_done += 1
-        return self._run_due_rounds()
+        try:
+            return self._run_due_rounds()
+        finally:
+            self._attachments.forget_steps()
 
     @torch.no_grad()
     def update(self, progress: float = 1.0, *, may_revive: bool = False) -> MaskSet:
@@ -240,11 +245,17 @@ class Pruner:
             progress.rounds_done < len(self._rounds)
             and self._rounds[progress.rounds_done].step <= progress.steps_done
         ):
-            pruned = self._rounds[progress.rounds_done]
-            if isinstance(self._plan.schedule, Regrows) and self._holder.masks:
-                self._regrow(pruned)
-            else:
-                self._prune(pruned)
+            planned = self._rounds[progress.rounds_done]
+            regrows = isinstance(self._plan.schedule, Regrows) and bool(self._holder.masks)
+            try:
+                (self._regrow if regrows else self._prune)(planned)
+            except (NeedsTraining, NonfiniteScores) as error:
+                # A GradScaler skips steps whose gradients overflow: what reads them waits for the next.
+                is_skip = progress.steps_done > 0 and self._attachments.lack_a_step
+                if not (is_skip and isinstance(error, NonfiniteScores if regrows else NeedsTraining)):
+                    raise
+                break
+            pruned = planned
             progress.rounds_done += 1
         return pruned
 
@@ -283,8 +294,8 @@ class Pruner:
 
     def _before_step(self, optimizer: Optimizer) -> None:
         if self._learner is not None:
-            layers = self._holder.layers_of(optimizer)
-            self._learner.learn(layers, self._holder.masks, pressure=self._due_fraction())
+            layers, scale = self._holder.layers_of(optimizer), find_gradient_scale(optimizer)
+            self._learner.learn(layers, self._holder.masks, pressure=self._due_fraction(), scale=scale)
 
     def _apply(self) -> None:
         self._holder.apply(self._attachments)
@@ -294,16 +305,3 @@ class Pruner:
             return self._progress.fraction
         last_step = last_pruning_step(self.steps, learns_scores=True)
         return self._plan.schedule.fraction(min(1.0, self._progress.steps_done / last_step))
-
-
-def prune(
-    model: nn.Module,
-    recipe: Recipe | Mapping[str, Any],  # Any: JSON, checked when read
-    data: Data | None = None,
-    loss: Loss | None = None,
-    *,
-    seed: int = 0,
-    measured: Measured | None = None,
-) -> MaskSet:
-    """Prune a model in place as far as its recipe's target says; return the masks."""
-    return Pruner(model, recipe, data, loss, seed=seed, measured=measured).update()
