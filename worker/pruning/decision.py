@@ -31,7 +31,7 @@ class Decider:
         *,
         data: Data | None,
         loss: Loss | None,
-        measured: Measured | None,
+        measured: Measured,
     ) -> None:
         self._model = model
         self._plan = plan
@@ -39,7 +39,7 @@ class Decider:
         # An iterator could be read once only; every decision reads the data.
         self._data = list(data) if isinstance(data, Iterator) else data
         self._loss = loss
-        self._measured = measured or Measured()
+        self._measured = measured
 
     @torch.no_grad()
     def decide(

@@ -20,7 +20,7 @@ from worker.pruning.protocols import Cycles, LearnsScores, Regrows
 from worker.pruning.recipe import Recipe, read_recipe
 from worker.pruning.regrowth import by_chance, by_gradient, draw_alike, regrow
 from worker.pruning.rounds import Round, find_rounds, last_pruning_step
-from worker.pruning.state import Progress, dump_state, read_state
+from worker.pruning.state import Progress, dump_state, read_damage, read_state
 from worker.pruning.statistics.calibration import Loss
 
 
@@ -54,7 +54,8 @@ class Pruner:
         self.recipe = read_recipe(recipe)
         self.steps = steps
         self._plan = make_plan(model, self.recipe)
-        self._decider = Decider(model, self._plan, self.recipe, data=data, loss=loss, measured=measured)
+        self._measured = measured or Measured()
+        self._decider = Decider(model, self._plan, self.recipe, data=data, loss=loss, measured=self._measured)
         self.seed = seed
         layers, criterion = self._plan.pruned_layers, self._plan.criterion
         self._parameters = {layer.name: find_parameters(model, layer) for layer in layers}
@@ -218,7 +219,7 @@ class Pruner:
         """
         learned = self._learner.state_dict() if self._learner is not None else {}
         return {
-            **dump_state(self.recipe, self._holder.masks, self._progress),
+            **dump_state(self.recipe, self._holder.masks, self._progress, self._measured),
             **learned,
             "seed": self.seed,
             "steps": self.steps,
@@ -231,6 +232,7 @@ class Pruner:
         if self._learner is not None:
             self._learner.load_state_dict(state)
         self.seed = state["seed"]
+        self._measured.damage.update(read_damage(state))
         self._holder.masks, self._progress = masks, progress
         self._apply()
 

@@ -11,6 +11,7 @@ from worker.pruning.errors import MaskMismatch
 from worker.pruning.history import Reached, as_json, from_json
 from worker.pruning.layers import Layer
 from worker.pruning.masks import pack, unpack
+from worker.pruning.measured import Measured
 from worker.pruning.recipe import Recipe
 
 
@@ -31,9 +32,9 @@ class Progress:
 
 
 def dump_state(
-    recipe: Recipe, masks: Mapping[str, Tensor], progress: Progress
+    recipe: Recipe, masks: Mapping[str, Tensor], progress: Progress, measured: Measured
 ) -> dict[str, Any]:  # Any: plain JSON and tensors
-    """Return the recipe, the masks (bit-packed) and how far the pruner has come."""
+    """Return the recipe, the masks (bit-packed), how far the pruner has come, and the damage measured."""
     return {
         "recipe": recipe.model_dump(mode="json"),
         "masks": {
@@ -46,6 +47,8 @@ def dump_state(
             "fraction": progress.fraction,
         },
         "history": as_json(progress.history),
+        # Measured once, before the first round: on the pruned model it would be other damage.
+        "damage": {name: [list(rise) for rise in rises.items()] for name, rises in measured.damage.items()},
     }
 
 
@@ -70,3 +73,8 @@ def read_state(
         for name, packed in state["masks"].items()
     }
     return masks, Progress(**state["progress"], history=from_json(state["history"]))
+
+
+def read_damage(state: Mapping[str, Any]) -> dict[str, dict[int, float]]:  # Any: the same
+    """Return the damage measured, as `Measured` holds it; none of a state that was saved without it."""
+    return {name: dict(rises) for name, rises in state.get("damage", {}).items()}

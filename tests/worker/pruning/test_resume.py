@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.worker.pruning.loop import network, train
+from tests.worker.pruning.networks import batches
 from worker.pruning import Pruner
 from worker.pruning.errors import MaskMismatch
 
@@ -52,17 +53,20 @@ RESUMED = {
         "criterion": {"name": "movement_soft", "params": {"score_learning_rate": 0.3}},
     },
     "rigl": {**ONE_SHOT, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.1}}},
+    # What it measures before the first round counts for all of them.
+    "sensitivity": {**CUBIC, "allocation": {"name": "sensitivity"}},
     "set": {**ONE_SHOT, "schedule": {"name": "set", "params": {"interval_fraction": 0.1}}},
 }
 
 
 @pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED)
 @settings(max_examples=4, deadline=None)
+@example(stop=8)
 @given(stop=st.integers(0, 30))
 def test_a_run_that_is_stopped_and_restored_ends_with_the_same_bits(recipe: dict, stop: int) -> None:
     steps = 30
     model = network()
-    pruner = Pruner(model, recipe, steps=steps, seed=3)
+    pruner = Pruner(model, recipe, batches(model), steps=steps, seed=3)
     pruner.attach(optimizer := adamw(model))
     train(model, optimizer, pruner, steps=range(stop))
 
@@ -70,7 +74,7 @@ def test_a_run_that_is_stopped_and_restored_ends_with_the_same_bits(recipe: dict
     text = json.dumps(as_stored(pruner.state_dict(), tensors))
     again = network(9)
     again.load_state_dict(copy.deepcopy(model.state_dict()))
-    restored = Pruner(again, recipe, steps=steps)
+    restored = Pruner(again, recipe, batches(again), steps=steps)
     restored.load_state_dict(as_read(json.loads(text), tensors))
     other = adamw(again)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -89,3 +93,10 @@ def test_a_state_of_a_run_of_another_length_is_refused() -> None:
     state = Pruner(network(), CUBIC, steps=30).state_dict()
     with pytest.raises(MaskMismatch, match="a run of 30 steps, this one has 40"):
         Pruner(network(), CUBIC, steps=40).load_state_dict(state)
+
+
+def test_a_state_that_was_saved_before_it_held_measured_damage_loads() -> None:
+    pruner = Pruner(network(), CUBIC, steps=30)
+    state = {name: value for name, value in pruner.state_dict().items() if name != "damage"}
+    pruner.load_state_dict(state)
+    assert pruner.state_dict()["damage"] == {}
