@@ -16,6 +16,7 @@ from worker.pruning.budget import (
 )
 from worker.pruning.damage import mean_loss
 from worker.pruning.grouping import kept_groups, make_masks, reduce_scores
+from worker.pruning.layers import find_layers
 from worker.pruning.macs import count_macs
 from worker.pruning.measured import Measured
 from worker.pruning.plan import Plan
@@ -156,7 +157,8 @@ class Calculation:
         if self._measured.macs is None:
             device = self._plan.pruned_layers[0].weight.device
             batch = read_batches(self._calibration, device=device, reason="a target of macs")[0]
-            self._measured.macs = count_macs(self._model, self._plan.layers, batch)
+            # Layers that are not pruned take their part of what may not be exceeded.
+            self._measured.macs = count_macs(self._model, find_layers(self._model), batch)
         return self._measured.macs
 
     def _damage(self, unit: Unit, ranked: Ranked, count: int) -> float:

@@ -68,6 +68,13 @@ def test_macs_counted_from_data_are_met_with_the_fewest_zeros(fraction: float, a
     assert value - max(36, 16) < macs_of(masks) <= value
 
 
+@pytest.mark.parametrize("excluded", ["conv2", "fc1"])
+def test_layers_that_are_not_pruned_count_among_the_macs_that_may_not_be_exceeded(excluded: str) -> None:
+    value = 0.6 * sum(MACS.values())
+    masks = reach("macs", value, layers=[{"match": excluded, "set": {"exclude": True}}])
+    assert value - 36 < macs_of(masks) + MACS[f"{excluded}.weight"] <= value
+
+
 def test_given_macs_need_no_data() -> None:
     measured = Measured(macs={**MACS, "conv1.weight": 0})
     value = 0.5 * (16 * 288 + 192)
