@@ -32,7 +32,7 @@ from worker.pruning.ranked import Ranked, check_finite
 from worker.pruning.recipe import Recipe
 from worker.pruning.select import keep_highest
 from worker.pruning.sizes import Size, macs_size, parameters_size, stored_size, unsupported
-from worker.pruning.statistics import LayerStatistics, gather
+from worker.pruning.statistics import LayerNeverRan, LayerStatistics, gather
 from worker.pruning.statistics.calibration import Calibration, read_batches
 
 
@@ -158,7 +158,14 @@ class Calculation:
             device = self._plan.pruned_layers[0].weight.device
             batch = read_batches(self._calibration, device=device, reason="a target of macs")[0]
             # Layers that are not pruned take their part of what may not be exceeded.
-            self._measured.macs = count_macs(self._model, find_layers(self._model), batch)
+            counts = count_macs(self._model, find_layers(self._model), batch)
+            idle = [layer.name for layer in self._plan.pruned_layers if counts[layer.name] == 0]
+            if idle:
+                raise LayerNeverRan(
+                    f"{', '.join(idle[:3])}: the forward pass never calls this layer, so its "
+                    "multiply-accumulates cannot be counted: exclude it in the recipe, or give macs"
+                )
+            self._measured.macs = counts
         return self._measured.macs
 
     def _damage(self, unit: Unit, ranked: Ranked, count: int) -> float:

@@ -9,6 +9,7 @@ from torch import nn
 from tests.worker.pruning.networks import ConvNet, batches, fill
 from worker.pruning import MaskSet, Measured, Pruner, prune
 from worker.pruning.errors import MissingData, UnreachableTarget, UnsupportedTarget
+from worker.pruning.statistics import LayerNeverRan
 
 MACS = {"conv1.weight": 36 * 288, "conv2.weight": 16 * 288, "fc1.weight": 128, "fc2.weight": 64}
 PARAMETERS = 288 + 8 + 16 + 288 + 8 + 16 + 128 + 16 + 64 + 4
@@ -73,6 +74,26 @@ def test_layers_that_are_not_pruned_count_among_the_macs_that_may_not_be_exceede
     value = 0.6 * sum(MACS.values())
     masks = reach("macs", value, layers=[{"match": excluded, "set": {"exclude": True}}])
     assert value - 36 < macs_of(masks) + MACS[f"{excluded}.weight"] <= value
+
+
+def test_a_compiled_model_that_has_run_counts_as_its_own() -> None:
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    data = batches(model)
+    with torch.no_grad():
+        compiled(data[0][0][:1])
+    value = 0.5 * sum(MACS.values())
+    masks = prune(compiled, {"target": {"metric": "macs", "value": value}}, data)
+    plain = reach("macs", value)
+    assert {name.removeprefix("_orig_mod."): mask for name, mask in masks.items()}.keys() == plain.keys()
+    assert all(torch.equal(masks[f"_orig_mod.{name}"], mask) for name, mask in plain.items())
+
+
+def test_macs_of_a_layer_that_is_never_called_are_not_taken_for_none() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    recipe = {"target": {"metric": "macs", "value": 100}}
+    with pytest.raises(LayerNeverRan, match=r"self_attn\.out_proj\.weight: .*exclude it in the recipe"):
+        prune(model, recipe, [(torch.randn(2, 3, 8), torch.zeros(2))])
 
 
 def test_given_macs_need_no_data() -> None:

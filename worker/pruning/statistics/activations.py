@@ -121,7 +121,10 @@ def _sum_over(
             run(model, batch)
     for name in places:
         if name not in sums or sums[name][1] == 0:
-            raise LayerNeverRan(f"{name}: the forward pass never calls this layer, so it has no activations")
+            raise LayerNeverRan(
+                f"{name}: the forward pass never calls this layer, so it has no activations: exclude it in "
+                "the recipe"
+            )
     return sums
 
 

@@ -22,6 +22,10 @@ Targets = Any  # Any: whatever the loss takes; only tensors and mappings of them
 Loss = Callable[[Any, Any], Tensor]  # Any: what the model returns, what the data holds
 
 
+# Where torch.compile keeps the module that it was given.
+_ORIGINAL = "_orig_mod"
+
+
 class InvalidBatch(PruningError):
     """A batch, or what the model makes of it, is not of the form that is expected."""
 
@@ -103,7 +107,14 @@ def read_batches(calibration: Calibration, *, device: torch.device, reason: str)
 
 
 def run(model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> object:
-    """Run one batch, with other tensors in place of the named parameters and buffers where given."""
+    """Run one batch, with other tensors in place of the named parameters and buffers where given.
+
+    Of a compiled model the original runs: what has been compiled calls no hook that is put on afterwards.
+    """
+    original = getattr(model, _ORIGINAL, None)
+    if isinstance(original, nn.Module):
+        plain = {name.removeprefix(f"{_ORIGINAL}."): tensor for name, tensor in (weights or {}).items()}
+        return run(original, batch, plain or None)
     args: tuple[Tensor, ...] = ()
     kwargs: dict[str, Tensor] = {}
     if isinstance(batch.inputs, Mapping):

@@ -32,7 +32,7 @@ class NonfiniteStatistics(PruningError):
 
 
 class LayerNeverRan(PruningError):
-    """The forward pass does not call a layer whose activations are asked for."""
+    """The forward pass does not call a layer whose activations, or operations, are asked for."""
 
 
 class NoBatchNorm(PruningError):
