@@ -1,6 +1,7 @@
 """Keep pruned weights, and what optimizers remember of them, at zero."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,14 @@ from torch import Tensor, nn
 from worker.pruning.attachments import Optimizer
 from worker.pruning.layers import Layer
 from worker.pruning.masks import MaskSet, zero_pruned
+
+# What is kept of each single weight by torch.optim's optimizers, and by schedule-free ones (z).
+_OF_SINGLE_WEIGHTS = frozenset(
+    (
+        "acc_delta", "ax", "exp_avg", "exp_avg_sq", "exp_inf", "grad_avg", "max_exp_avg_sq",
+        "momentum_buffer", "prev", "square_avg", "step_size", "sum", "variance", "z",
+    )
+)  # fmt: skip
 
 
 class Holder:
@@ -56,11 +65,23 @@ class Holder:
     def _zero_state(self, optimizer: Optimizer, layers: Sequence[Layer]) -> None:
         for layer, mask in self._masked(layers):
             for parameter in self._parameters[layer.name]:
-                for value in optimizer.state.get(parameter, {}).values():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if _is_of_single_weights(name, value, parameter.shape):
                         zero_pruned(value, mask)
 
     def _masked(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Tensor]]:
         for layer in layers:
             if layer.name in self.masks:
                 yield layer, self.masks[layer.name]
+
+
+def _is_of_single_weights(name: object, value: object, shape: torch.Size) -> TypeGuard[Tensor]:
+    """Tell whether what an optimizer keeps of a parameter of a shape is a number for each of its weights.
+
+    Quantized memory, in integers or behind a class of its own, is not: there a zero is a code.
+    """
+    if type(value) is not Tensor or not value.is_floating_point() or value.shape != shape:
+        return False
+    # What is kept of the rows of a square matrix (Shampoo) has its shape too.
+    is_square = len(shape) == 2 and shape[0] == shape[1]
+    return not is_square or name in _OF_SINGLE_WEIGHTS
