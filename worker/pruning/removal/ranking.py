@@ -157,7 +157,8 @@ def _compare(groups: Sequence[Group], scores: Mapping[str, Tensor], ranking: Ran
             # A mean over few blocks, often one or two, says less than the scores themselves.
             shares.append(values)
             continue
-        shares.append(values / values.mean().clamp_min(torch.finfo(torch.float64).tiny))
+        # Scores may be negative, as grasp's are: their mean could be, too, and would turn the order round.
+        shares.append(values / values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny))
     if ranking == "global":
         return [share.tolist() for share in shares]
     classes: dict[object, list[int]] = defaultdict(list)

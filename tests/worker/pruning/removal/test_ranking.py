@@ -19,7 +19,7 @@ def group(name: str, units: int) -> Group:
     return Group(name, "neuron", (Cut(Axis(name, 0), torch.arange(units)[:, None]),))
 
 
-scores = st.lists(st.lists(st.floats(0, 8, width=16), min_size=2, max_size=9), min_size=1, max_size=4)
+scores = st.lists(st.lists(st.floats(-8, 8, width=16), min_size=2, max_size=9), min_size=1, max_size=4)
 
 
 @given(scores, st.sampled_from(RANKINGS), st.sampled_from([1, 2, 4]), st.data())
@@ -99,3 +99,26 @@ def test_local_ranking_takes_the_same_share_of_every_group() -> None:
     limits = {one.name: find_limits(one.units, low=0.0, high=1.0) for one in groups}
     kept = order_units(groups, given_scores, limits, ranking="local").keep(15)
     assert [int(mask.sum()) for mask in kept.values()] == [5, 10]
+
+
+@given(scores, st.sampled_from(["global", "local", "isomorphic"]), st.sampled_from([0.25, 8.0]))
+def test_what_scale_a_group_s_scores_have_does_not_matter(
+    rows: list[list[float]], ranking: Any, scale: float
+) -> None:
+    groups = [group(f"g{number}.weight", len(row)) for number, row in enumerate(rows)]
+    given_scores = {one.name: torch.tensor(row) for one, row in zip(groups, rows, strict=True)}
+    scaled = {**given_scores, groups[0].name: scale * given_scores[groups[0].name]}
+    limits = {one.name: find_limits(one.units, low=0.0, high=1.0) for one in groups}
+    first, then = (
+        order_units(groups, values, limits, ranking=ranking).steps for values in (given_scores, scaled)
+    )
+    assert first == then
+
+
+def test_scores_of_either_sign_are_compared_by_their_share_of_the_mean_size() -> None:
+    groups = [group("a.weight", 3), group("b.weight", 3)]
+    given_scores = {"a.weight": torch.tensor([2.0, 2.0, 5.0]), "b.weight": torch.tensor([-9.0, 1.0, 5.0])}
+    limits = {one.name: find_limits(3, low=0.0, high=1.0) for one in groups}
+    order = order_units(groups, given_scores, limits, ranking="global")
+    # Mean sizes are 3 and 5: -1.8 and 0.2 of b, then 0.67 twice of a; the last of each stays.
+    assert order.steps == (((1, 0),), ((1, 1),), ((0, 0),), ((0, 1),))
