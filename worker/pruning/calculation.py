@@ -24,7 +24,7 @@ from worker.pruning.protocols import (
     Bounds,
     Demand,
     FixesSparsity,
-    RanksLikeMagnitude,
+    MayScoreMagnitude,
     ThresholdsScores,
     Unit,
 )
@@ -115,7 +115,9 @@ class Calculation:
         plan = self._plan
         is_masked = all(layer.name in self._masks for layer in unit.layers)
         mask = kept_groups(plan.pattern, unit, self._masks) if is_masked else None
-        if unit.group_size == 1 and isinstance(plan.criterion, RanksLikeMagnitude):
+        criterion = plan.criterion
+        is_magnitude = isinstance(criterion, MayScoreMagnitude) and criterion.scores_magnitude
+        if unit.group_size == 1 and is_magnitude:
             weights = {layer.name: layer.weight.detach() for layer in unit.layers}
             values = reduce_scores(plan.pattern, unit, weights)
             ranked = Ranked(values, absolute=True, mask=mask, name=unit.name)

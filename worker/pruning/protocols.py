@@ -22,10 +22,11 @@ class Criterion(Protocol):
 
 
 @runtime_checkable
-class RanksLikeMagnitude(Protocol):
-    """A criterion whose scores order single weights as |weight| does: they need not be computed to rank."""
+class MayScoreMagnitude(Protocol):
+    """A criterion whose scores may be |weight| itself: then they need not be computed to rank."""
 
-    ranks_like_magnitude: ClassVar[Literal[True]]
+    @property
+    def scores_magnitude(self) -> bool: ...
 
 
 @runtime_checkable

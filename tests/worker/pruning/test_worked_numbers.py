@@ -53,6 +53,42 @@ def test_a_neurons_score_is_its_mean_magnitude_and_with_p_two_its_mean_square() 
         assert masks["weight"].any(dim=1).long().tolist() == kept
 
 
+def test_single_weights_of_two_layers_compare_by_their_power_too() -> None:
+    # Over the mean square of its layer, 39 and 40.5, a 5 of the one is 0.64 and the 4 of the other 0.40; over
+    # the mean magnitude, 6 and 4.5, they would be 0.83 and 0.89.
+    model = nn.ModuleDict(
+        {
+            "a": linear(torch.tensor([[5.0, 5.0, 5.0, 9.0]])),
+            "b": linear(torch.tensor([[4.0, 1.0, 1.0, 12.0]])),
+        }
+    )
+    recipe = {
+        "criterion": {"name": "magnitude", "params": {"p": 2}},
+        "allocation": {"name": "global", "params": {"normalisation": "mean"}},
+        "target": {"value": 3 / 8},
+    }
+    masks = prune(model, recipe)
+    assert masks["a.weight"].all()
+    assert masks["b.weight"].tolist() == [[False, False, False, True]]
+
+
+def test_neurons_of_one_weight_compare_with_wider_ones_by_their_power_too() -> None:
+    # Mean squares: 0.01, 0.04, 0.09, 0.16 of single weights; 0.0225, 0.0256, 0.0625, 0.25 of four equal ones.
+    # Of 20 weights 9 are asked for: three neurons are 1 + 4 + 4.
+    narrow, wide = [0.1, 0.2, 0.3, 0.4], [0.15, 0.16, 0.25, 0.5]
+    model = nn.Sequential(
+        linear(torch.tensor(narrow)[:, None]), linear(torch.tensor(wide)[:, None].repeat(1, 4))
+    )
+    recipe = {
+        "criterion": {"name": "magnitude", "params": {"p": 2}},
+        "pattern": {"name": "neuron"},
+        "target": {"value": 0.45},
+    }
+    masks = prune(model, recipe)
+    assert masks["0.weight"][:, 0].tolist() == [False, True, True, True]
+    assert masks["1.weight"][:, 0].tolist() == [False, False, True, True]
+
+
 def test_what_reads_gradients_says_so_and_refuses_to_go_without() -> None:
     for name in ("gradient", "taylor", "snip"):
         assert "gradients" in entries("criterion")[name].needs

@@ -4,7 +4,7 @@ Han et al. 2015, arXiv:1506.02626, section 3: prune |w| below a threshold. For g
 group is its p-norm to the p-th power (Li et al. 2017, arXiv:1608.08710, section 3.1, with p = 1).
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -17,9 +17,12 @@ from worker.pruning.statistics import LayerStatistics
 class Magnitude(Plugin):
     """Score |w|^p, so that a group's sum is its p-norm to the p-th power."""
 
-    ranks_like_magnitude: ClassVar[Literal[True]] = True
-
     p: Annotated[float, Field(gt=0.0, allow_inf_nan=False, description="The norm; 1 and 2 are usual.")] = 1.0
+
+    @property
+    def scores_magnitude(self) -> bool:
+        """True where the scores are |w|: to another power they have its order, but neither sums nor means."""
+        return self.p == 1.0
 
     def score(self, weight: Tensor, stats: LayerStatistics) -> Tensor:
         """Return |weight|^p, float32, of the weight's shape."""
