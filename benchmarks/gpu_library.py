@@ -48,7 +48,7 @@ class Network:
             kind: {"name": name, "params": _PARAMS.get(name, {})},
         }
         if name == "bn_scale":  # one a channel
-            recipe["pattern"] = {"name": "channel"}
+            recipe["pattern"] = {"name": "filter"}
         if name.startswith("movement"):  # has to learn first
             recipe["schedule"] = {"name": "cubic"}
         return recipe

@@ -12,6 +12,20 @@ from app.services.layer_rows import Layer, Wish, find_matching, merge_rows
 
 _UNSTRUCTURED = "unstructured"
 _N_M = "n_m"
+_CRITERIA_OF_OUTPUTS = ("activation", "bn_scale", "fpgm")
+_PATTERNS_OF_INPUTS = ("channel", _N_M)
+
+
+def find_unsuitable_pattern(recipe: Recipe) -> list[ErrorItem]:
+    """Find a pattern that chooses among the inputs of a layer by a criterion that scores its outputs."""
+    criterion, pattern = recipe.criterion.name, recipe.pattern.name
+    if criterion not in _CRITERIA_OF_OUTPUTS or pattern not in _PATTERNS_OF_INPUTS:
+        return []
+    detail = (
+        f"{criterion} scores a layer's outputs, and {pattern} chooses among the inputs of each, which all "
+        "have one score: take a pattern of outputs (filter, neuron) or another criterion"
+    )
+    return [ErrorItem(pointer="/recipe/pattern/name", code="unsuitable_pattern", detail=detail)]
 
 
 def find_recipe_faults(recipe: Recipe, layers: Sequence[Layer]) -> list[ErrorItem]:

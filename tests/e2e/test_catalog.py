@@ -24,11 +24,11 @@ PATTERNS = {
     "activation": "filter",
     "bn_scale": "filter",
     "fisher": "layer",
-    "fpgm": "channel",
+    "fpgm": "neuron",
     "gradient": "block",
     "random": "n_m",
     "snip": "head",
-    "taylor": "neuron",
+    "taylor": "channel",
 }
 
 

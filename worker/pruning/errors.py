@@ -50,7 +50,7 @@ class NonfiniteScores(PruningError):
 
 
 class UnsuitableScores(PruningError):
-    """An allocation cannot compare the scores that a criterion gave."""
+    """An allocation or a pattern cannot compare the scores that a criterion gives."""
 
 
 class NonfiniteLoss(PruningError):

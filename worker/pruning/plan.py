@@ -6,9 +6,18 @@ from typing import cast
 from torch import nn
 
 from worker.pruning.budget import merge_wishes
-from worker.pruning.errors import NothingToPrune
+from worker.pruning.errors import NothingToPrune, UnsuitableScores
 from worker.pruning.layers import Layer, find_layers
-from worker.pruning.protocols import Allocation, CountsOnDensity, Criterion, Pattern, Schedule, Unit
+from worker.pruning.protocols import (
+    Allocation,
+    ChoosesInputs,
+    CountsOnDensity,
+    Criterion,
+    Pattern,
+    Schedule,
+    ScoresOutputs,
+    Unit,
+)
 from worker.pruning.recipe import Recipe
 from worker.pruning.registry import build
 from worker.pruning.rows import EXCLUDED, Wish, check_effect, read_rows
@@ -33,8 +42,15 @@ class Plan:
 
 def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     """Read a recipe against a model; raises NothingToPrune, NoMatch and whatever else does not fit."""
-    criterion, allocation = recipe.criterion, recipe.allocation
+    allocation = recipe.allocation
+    criterion = cast(Criterion, build("criterion", recipe.criterion.name, recipe.criterion.params))
     pattern = cast(Pattern, build("pattern", recipe.pattern.name, recipe.pattern.params))
+    if isinstance(criterion, ScoresOutputs) and isinstance(pattern, ChoosesInputs):
+        raise UnsuitableScores(
+            f"{recipe.criterion.name} scores a layer's outputs, and {recipe.pattern.name} chooses among the "
+            "inputs of each, which all have one score: take a pattern of outputs (filter, neuron) or another "
+            "criterion"
+        )
     layers = find_layers(model)
     wishes = read_rows(recipe.layers, layers)
     layers = tuple(
@@ -49,7 +65,7 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     check_effect(recipe.layers, layers)
     units = tuple(sorted(division.units, key=lambda unit: unit.name))
     return Plan(
-        criterion=cast(Criterion, build("criterion", criterion.name, criterion.params)),
+        criterion=criterion,
         pattern=pattern,
         allocation=cast(Allocation, build("allocation", allocation.name, allocation.params)),
         schedule=_make_schedule(recipe),

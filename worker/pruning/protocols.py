@@ -141,6 +141,13 @@ class FixesSparsity(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosesInputs(Protocol):
+    """A pattern that chooses among the inputs of each output: one score for all of them tells it nothing."""
+
+    chooses_inputs: ClassVar[Literal[True]]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """How many groups of a unit must go at least and may go at most."""

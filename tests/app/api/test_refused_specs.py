@@ -116,6 +116,12 @@ def test_a_sparsity_that_is_none_is_refused_at_its_place(client, model_id, value
             "fc1.weight is to lose 0.5 of its neurons, but is cut together with fc2.weight, which is",
         ),
         (recipe(pattern={"name": "stripes"}), "/recipe/pattern/name", "unknown_pattern", "unstructured"),
+        (
+            recipe(criterion={"name": "fpgm"}, pattern={"name": "channel"}),
+            "/recipe/pattern/name",
+            "unsuitable_pattern",
+            "take a pattern of outputs (filter, neuron)",
+        ),
         (recipe(allocation={"name": "x"}), "/recipe/allocation/name", "unknown_allocation", "global"),
         (recipe(schedule={"name": "x"}), "/recipe/schedule/name", "unknown_schedule", "one_shot"),
         (

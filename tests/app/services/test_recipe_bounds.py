@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from app.core.spec import Recipe
 from app.services.layer_rows import find_contradictions, find_row_faults
-from app.services.recipe_bounds import find_recipe_faults
+from app.services.recipe_bounds import find_recipe_faults, find_unsuitable_pattern
 from tests.app.services.test_layer_rows import LAYERS, Net
-from worker.pruning import prune
-from worker.pruning.errors import PruningError
+from worker.pruning import Pruner, prune
+from worker.pruning.errors import PruningError, UnsuitableScores
+from worker.pruning.registry import entries
 
 _FRACTION = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]) | st.floats(0, 1)
 _SETTINGS = st.one_of(
@@ -49,6 +50,26 @@ def test_what_is_refused_is_what_the_library_refuses(rows, value, allocation):
             prune(copy.deepcopy(_NET), recipe)
     else:
         prune(copy.deepcopy(_NET), recipe)
+
+
+@pytest.mark.parametrize("criterion", entries("criterion"))
+@pytest.mark.parametrize("pattern", entries("pattern"))
+def test_a_criterion_is_refused_with_the_patterns_with_which_the_library_refuses_it(criterion, pattern):
+    recipe = {
+        "criterion": {"name": criterion, "params": {}},
+        "pattern": {"name": pattern, "params": {}},
+        "target": {"metric": "sparsity", "value": 0.5},
+    }
+    refusal = None
+    try:
+        Pruner(copy.deepcopy(_NET), recipe)
+    except UnsuitableScores as error:
+        refusal = str(error)
+    except PruningError:  # nothing of the network fits the pattern
+        pass
+    faults = find_unsuitable_pattern(read(recipe))
+    assert [fault.detail for fault in faults] == ([] if refusal is None else [refusal])
+    assert all(fault.pointer == "/recipe/pattern/name" for fault in faults)
 
 
 # Every layer may be rounded by half a weight: of the smallest, with 12 weights, that is 0.042.

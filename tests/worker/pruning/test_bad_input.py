@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from tests.worker.pruning.networks import ConvNet, batches
 from worker.pruning import Pruner, prune
-from worker.pruning.errors import MissingData, NonfiniteScores, NothingToPrune, PruningError
+from worker.pruning.errors import (
+    MissingData,
+    NonfiniteScores,
+    NothingToPrune,
+    PruningError,
+    UnsuitableScores,
+)
 from worker.pruning.recipe import InvalidRecipe
 from worker.pruning.registry import InvalidParams, UnknownPlugin, entries
 
@@ -155,3 +161,11 @@ def test_a_loss_that_is_no_number_stops_the_pruning_before_anything_changes() ->
     with pytest.raises(PruningError, match="NaN or infinity"):
         prune(model, {**HALF, "criterion": {"name": "taylor"}}, batches(model), broken)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("pattern", ["channel", "n_m"])
+@pytest.mark.parametrize("criterion", ["activation", "bn_scale", "fpgm"])
+def test_a_criterion_of_outputs_cannot_choose_among_the_inputs_of_one(criterion: str, pattern: str) -> None:
+    recipe = {"criterion": {"name": criterion}, "pattern": {"name": pattern}, "target": {"value": 0.5}}
+    with pytest.raises(UnsuitableScores, match=f"{criterion} scores .* {pattern} chooses among the inputs"):
+        Pruner(nn.Conv2d(4, 8, 3), recipe)

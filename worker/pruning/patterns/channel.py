@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ class Channel(Plugin):
 
     is_structured: ClassVar[bool] = True
     may_empty_layers: ClassVar[bool] = False
+    chooses_inputs: ClassVar[Literal[True]] = True
 
     reduction: Reduction = "mean"
 

@@ -7,7 +7,7 @@ dimension once the kernel comes first.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class KeepNOfM(Plugin):
     reduction: ClassVar[Reduction] = "mean"
     is_structured: ClassVar[bool] = False
     may_empty_layers: ClassVar[bool] = False
+    chooses_inputs: ClassVar[Literal[True]] = True
 
     keep: Annotated[int, Field(ge=1, le=1024, description="Weights kept in each group.")] = 2
     of: Annotated[int, Field(ge=2, le=1024, description="Weights in a group.")] = 4
