@@ -30,7 +30,10 @@ def find_value(ranked: Sequence[Ranked], count: int) -> float:
 
 
 def _ranks(chunk: Chunk) -> Floats:
-    values = chunk.values
+    if chunk.mask is None and chunk.protected is None:
+        return chunk.values
+    # What is ranked may be the caller's own memory.
+    values = chunk.values.copy()
     if chunk.mask is not None:
         values[~chunk.mask] = -math.inf
     if chunk.protected is not None:

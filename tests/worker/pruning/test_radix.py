@@ -31,6 +31,13 @@ def test_pruned_values_come_first_and_protected_ones_last() -> None:
     assert [find_value(ranked, count) for count in (1, 2, 3)] == [-math.inf, 3.0, math.inf]
 
 
+def test_the_scores_that_are_ranked_stay_as_they_are() -> None:
+    scores = torch.tensor([1.0, 2.0, 3.0])
+    mask, protected = torch.tensor([True, False, True]), torch.tensor([True, False, False])
+    assert find_value([Ranked(scores, mask=mask, protected=protected)], 2) == 3.0
+    assert scores.tolist() == [1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("smallest", [2.0**-149, -(2.0**-149), 0.0])
 def test_the_smallest_floats_are_told_apart(smallest: float) -> None:
     assert find_value([Ranked(torch.tensor([1.0, smallest]))], 1) == smallest
