@@ -150,7 +150,20 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *args: object, **kwarg
     return mean.expand(*mean.shape[:-2], query.shape[-2], mean.shape[-1])
 
 
-_REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {  # Any: functions of torch, compared by identity
+def _multi_head_attention(
+    *args: Any,  # Any: what nn.MultiheadAttention gives to functional.multi_head_attention_forward
+    v_proj_weight: Tensor | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, Tensor]:
+    """Average the values evenly, [keys, ..., width]; inside of torch's own function nothing is replaced."""
+    (query, _, value), in_weight, out_weight = args[:3], args[5], args[11]
+    weight = in_weight.chunk(3)[2] if v_proj_weight is None else v_proj_weight
+    mean = functional.linear(value.mean(dim=0, keepdim=True), weight)  # [1, ..., width]
+    flow = functional.linear(mean, out_weight).expand(query.shape)
+    return flow, query.new_full((*query.shape[1:-1], len(query), len(value)), 1.0 / len(value))
+
+
+_REPLACEMENTS: dict[Any, Callable[..., object]] = {  # Any: functions of torch, compared by identity
     **dict.fromkeys(
         (
             functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, functional.relu6,
@@ -168,4 +181,5 @@ _REPLACEMENTS: dict[Any, Callable[..., Tensor]] = {  # Any: functions of torch, 
     torch.softmax: _uniform,
     Tensor.softmax: _uniform,
     functional.scaled_dot_product_attention: _attention,
+    functional.multi_head_attention_forward: _multi_head_attention,
 }  # fmt: skip

@@ -7,6 +7,8 @@ from torch import nn
 from tests.worker.pruning.criteria.tiny import Conv1D, Reads, images, mlp, net, statistics_of, vectors
 from worker.pruning.criteria.synflow import Synflow
 from worker.pruning.statistics import Calibration, NonfiniteStatistics, gather
+from worker.pruning.statistics.calibration import Batch
+from worker.pruning.statistics.synflow import gather_flow
 
 
 def _score(model: nn.Module, name: str, data: object) -> torch.Tensor:
@@ -85,6 +87,34 @@ def test_attention_carries_no_flow_through_its_queries_and_keys():
     assert not _score(model, "query.weight", data).any()
     assert not _score(model, "key.weight", data).any()
     torch.testing.assert_close(_score(model, "value.weight", data).sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("value_width", [4, 6])
+def test_attention_as_torch_has_it_carries_none_either(value_width: int, need_weights: bool) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            # Other values at each position, so that what is attended to would matter.
+            self.positions = nn.Parameter(torch.randn(6, value_width))
+            self.attention = nn.MultiheadAttention(4, 2, vdim=value_width, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, x, x[..., :1] + self.positions, need_weights=need_weights)[0]
+
+    torch.manual_seed(0)
+    model = Attention()
+    names = [name for name, _ in model.attention.named_parameters(prefix="attention") if "bias" not in name]
+    flows = gather_flow(model.eval(), names, Batch(torch.randn(2, 6, 4), None, 2))
+    if value_width == 4:
+        query, key, value = flows["attention.in_proj_weight"].chunk(3)
+    else:
+        query, key, value = (flows[f"attention.{one}_proj_weight"] for one in "qkv")
+    assert not query.any()
+    assert not key.any()
+    assert value.all()
+    paths = flows["attention.out_proj.weight"] * model.attention.out_proj.weight.abs()
+    torch.testing.assert_close(paths.sum().float(), torch.tensor(1.0))
 
 
 def test_a_network_whose_flow_is_beyond_float32_has_finite_scores():
