@@ -1,8 +1,9 @@
 """The optimizers that a pruner goes along with, by hooks around their steps."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,12 @@ Arguments = tuple[Any, ...]  # Any: what step() was called with
 Options = dict[str, Any]  # Any: the same
 
 
+class _Attached(NamedTuple):
+    before: StepHook
+    after: StepHook
+    handles: tuple[RemovableHandle, ...]
+
+
 class Attachments:
     """The optimizers added and their hooks; it knows nothing of who added them, so that nobody is in a cycle.
 
@@ -21,17 +28,25 @@ class Attachments:
     """
 
     def __init__(self) -> None:
-        self._handles: dict[Optimizer, tuple[RemovableHandle, ...]] = {}
+        self._attached: dict[Optimizer, _Attached] = {}
         self._steps: dict[Optimizer, Tensor | None] = {}
 
     def __iter__(self) -> Iterator[Optimizer]:
-        return iter(tuple(self._handles))
+        return iter(tuple(self._attached))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Attachments":  # Any: whatever is copied along
+        """Hook the copies of the optimizers, which come without hooks, to the copy of who added them."""
+        memo[id(self)] = copied = Attachments()
+        for optimizer, attached in self._attached.items():
+            before, after = deepcopy(attached.before, memo), deepcopy(attached.after, memo)
+            copied.add(deepcopy(optimizer, memo), before, after)
+        return copied
 
     @property
     def lack_a_step(self) -> bool:
         """True when an optimizer has moved nothing since `forget_steps`, as when a GradScaler skips."""
         return any(
-            optimizer not in self._steps or _is_set(self._steps[optimizer]) for optimizer in self._handles
+            optimizer not in self._steps or _is_set(self._steps[optimizer]) for optimizer in self._attached
         )
 
     def forget_steps(self) -> None:
@@ -44,7 +59,7 @@ class Attachments:
         Once, however often it is added. `before` is not called in a step that is to move nothing.
         """
         optimizer = _innermost(optimizer)
-        if optimizer in self._handles:
+        if optimizer in self._attached:
             return
 
         def before_step(
@@ -63,16 +78,18 @@ class Attachments:
             after(stepping)
             self._steps[stepping] = _found_inf(stepping)
 
-        self._handles[optimizer] = (
+        handles = (
             optimizer.register_step_pre_hook(before_step),
             optimizer.register_step_post_hook(after_step),
         )
+        self._attached[optimizer] = _Attached(before, after, handles)
 
     def remove(self, optimizer: Optimizer) -> None:
         """Leave an optimizer alone from now on."""
         optimizer = _innermost(optimizer)
         self._steps.pop(optimizer, None)
-        for handle in self._handles.pop(optimizer, ()):
+        attached = self._attached.pop(optimizer, None)
+        for handle in attached.handles if attached is not None else ():
             handle.remove()
 
 
