@@ -3,11 +3,15 @@
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_CONSTRAINT=/srv/secateur/constraints.txt
 WORKDIR /srv/secateur
-RUN pip install "pip>=25.1" \
+# The first process of a container has to collect what ends without a parent, as each job's runner leaves it.
+RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
+    && pip install "pip>=25.1" \
     && useradd --system --create-home --uid 10001 secateur \
     && install -d -o secateur -g secateur /var/lib/secateur
 ENV SECATEUR_DATA_DIR=/var/lib/secateur SECATEUR_PULSE_DIR=/tmp
 VOLUME /var/lib/secateur
+# As a subreaper (-s), since an init may stand before it.
+ENTRYPOINT ["tini", "-s", "--"]
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 
 FROM base AS worker

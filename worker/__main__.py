@@ -7,7 +7,6 @@ from celery import Celery
 from celery.apps.worker import Worker
 from celery.signals import worker_shutdown
 
-from app.core.first_process import FIRST, go_on_in_child
 from app.core.logs import configure_logging
 from app.core.queue import ANY_QUEUE, CUDA_QUEUE
 from app.core.startup import CannotStart, check_parts, read_settings
@@ -22,9 +21,6 @@ EXIT_CANNOT_START = 1
 
 def main() -> None:
     """Serve hints until SIGTERM, which gives running jobs back."""
-    if os.getpid() == FIRST:
-        # What a runner leaves behind comes to the first process of a container, and would stay for ever.
-        go_on_in_child()
     configure_logging("worker")
     try:
         settings = read_settings()
