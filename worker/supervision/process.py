@@ -23,6 +23,9 @@ _MAX_LINE_BYTES = 1 << 20
 _LOG_TAIL_BYTES = 4096
 # The clock may be set between two looks at when a process began.
 _CLOCK_SLACK_S = 1.0
+# From this size on malloc maps a block of its own; below, it keeps this much that is free at its end.
+_MAPPED_FROM_BYTES = 1 << 28
+_KEPT_FREE_BYTES = 1 << 30
 # What was sent to both may reach the runner first.
 _TOLD_WITHIN_S = 2.0
 
@@ -156,8 +159,14 @@ def make_starter(module: str, *, threads: int, gpu: int | None = None) -> Starte
 def runner_environment(*, threads: int, gpu: int | None) -> dict[str, str]:
     """Pass on what Python needs, but none of the service's own settings: they hold credentials."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SECATEUR_", "AWS_"))}
+    # By its own settings glibc gives the memory of a training step back to the system after each, and gets it
+    # again page by page, filled with zeros (`python -m benchmarks.malloc`). What the operator has set counts.
+    malloc = {
+        "MALLOC_MMAP_THRESHOLD_": str(_MAPPED_FROM_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_FREE_BYTES),
+    }
     # Two processes with two threads each on two cores were measured five times slower than with one each.
-    return kept | {
+    return malloc | kept | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         # numpy's products are none of ours; its threads begin when it is imported, and forks want none.
