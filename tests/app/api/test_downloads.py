@@ -78,7 +78,7 @@ def state_of(served, sha256: str) -> str:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_the_client_gets_every_byte_whatever_the_store(served, job_id, tmp_path, size):
     data = finish(served, job_id, tmp_path, size)
-    with Client(served.url, api_key="a key") as client:
+    with Client(served.url, api_key="a-key") as client:
         [artifact] = client.artifacts(job_id)
         (tmp_path / "model.safetensors.part").write_bytes(data[: size // 2])
         path = client.download(job_id, artifact, tmp_path)
@@ -89,7 +89,7 @@ def test_the_client_gets_every_byte_whatever_the_store(served, job_id, tmp_path,
 def test_a_large_file_of_a_bucket_is_a_redirect_with_our_digest_on_it(served, job_id, tmp_path, method):
     data = finish(served, job_id, tmp_path, LARGE)
     with served.http() as http:
-        answer = http.request(method, url(job_id), headers={"Authorization": "Bearer a key"})
+        answer = http.request(method, url(job_id), headers={"Authorization": "Bearer a-key"})
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
         assert answer.headers["Repr-Digest"] == f"sha-256=:{digest}:"
         assert answer.status_code == (307 if is_bucket(served) else 200)
@@ -225,11 +225,11 @@ def test_a_url_that_ran_out_is_asked_for_again_and_no_key_goes_to_the_store(tmp_
     with (
         flaky(forbid, send) as (store_url, store_asked),
         flaky(redirect_to(store_url)) as (api_url, asked),
-        Client(api_url, api_key="a key") as client,
+        Client(api_url, api_key="a-key") as client,
     ):
         path = client.download("job_x", artifact, tmp_path)
     assert path.read_bytes() == data
-    assert [headers["Authorization"] for _, headers, _ in asked] == ["Bearer a key"] * 2
+    assert [headers["Authorization"] for _, headers, _ in asked] == ["Bearer a-key"] * 2
     assert not any("Authorization" in headers for _, headers, _ in store_asked)
 
 

@@ -8,8 +8,10 @@ from app.core.states import Stage
 from tests.worker.pipeline.conftest import Run
 from worker.measure.size import digest_file
 from worker.pipeline.job import STATE_NAME, Job
-from worker.pipeline.salvage import BEST_SO_FAR_FILE, keep_best_so_far
+from worker.pipeline.salvage import BEST_SO_FAR_FILE, weights_salvaged
 from worker.protocol import KeptOutput
+from worker.stopping import CANCELLED_NAME, Stopped
+from worker.training.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def job(finished, tmp_path) -> Job:
 def test_the_best_so_far_is_there_before_anybody_could_have_compressed_it(job, finished, monkeypatch):
     # A cancelled job has seconds to say what it has; zlib takes half a minute for a gigabyte.
     monkeypatch.setattr(zlib, "compressobj", _refuse)
-    keep_best_so_far(job, make_checkpoint(finished))
+    cancel(job, make_checkpoint(finished))
     (kept,) = KeptOutput.model_validate_json((job.work / "output" / "kept.json").read_bytes()).artifacts
     path = job.work / "output" / "artifacts" / BEST_SO_FAR_FILE
     assert (kept.name, kept.size_bytes, kept.sha256) == (
@@ -32,8 +34,17 @@ def test_the_best_so_far_is_there_before_anybody_could_have_compressed_it(job, f
 
 
 def test_before_the_first_round_nothing_is_kept(job, finished):
-    keep_best_so_far(job, {**make_checkpoint(finished), "history": {"noted": []}})
+    cancel(job, {**make_checkpoint(finished), "history": {"noted": []}})
     assert not (job.work / "output").exists()
+
+
+def cancel(job: Job, checkpoint: dict) -> None:
+    """Cancel a training that has left this checkpoint."""
+    checkpoints = Checkpoints(job.work / "checkpoints", {}, interval_s=0.0)
+    checkpoints.write(checkpoint)
+    (job.work / CANCELLED_NAME).touch()
+    with pytest.raises(Stopped), weights_salvaged(job, checkpoints):
+        raise Stopped
 
 
 def make_checkpoint(finished: Run) -> dict:
