@@ -166,13 +166,17 @@ def runner_environment(*, threads: int, gpu: int | None) -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(_KEPT_FREE_BYTES),
     }
     # Two processes with two threads each on two cores were measured five times slower than with one each.
-    return malloc | kept | {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        # numpy's products are none of ours; its threads begin when it is imported, and forks want none.
-        "OPENBLAS_NUM_THREADS": "1",
-        # Its own GPU and no other; none for a job on the CPU, which must not hold memory of one.
-        "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
-        # Read when huggingface_hub is imported, which the fork server does before there is a runner.
-        "HF_HUB_OFFLINE": "1",
-    }
+    return (
+        malloc
+        | kept
+        | {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            # numpy's products are none of ours; its threads begin when it is imported, and forks want none.
+            "OPENBLAS_NUM_THREADS": "1",
+            # Its own GPU and no other; none for a job on the CPU, which must not hold memory of one.
+            "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
+            # Read when huggingface_hub is imported, which the fork server does before there is a runner.
+            "HF_HUB_OFFLINE": "1",
+        }
+    )
