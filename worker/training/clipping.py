@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from worker.pruning.masks import zero_pruned
 
@@ -26,4 +26,4 @@ def clip_gradients(module: nn.Module, masks: Mapping[str, Tensor], *, limit: flo
             gradient = gradient.clone()
             zero_pruned(gradient, mask)
         norms.append(torch.linalg.vector_norm(gradient))
-    clip_grads_with_norm_(module.parameters(), limit, torch.linalg.vector_norm(torch.stack(norms)))
+    clip_grads_with_norm_(module.parameters(), limit, get_total_norm(norms))

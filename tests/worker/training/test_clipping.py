@@ -48,3 +48,9 @@ def test_a_tied_weight_counts_once():
     module[0].weight.grad = torch.tensor([[3.0, 7.0], [4.0, 7.0]])
     clip_gradients(module, {"0.weight": torch.tensor([[True, False], [True, False]])}, limit=0.5)
     assert module[0].weight.grad.flatten().tolist() == pytest.approx([0.3, 0.7, 0.4, 0.7], rel=1e-5)
+
+
+def test_without_any_gradient_nothing_is_done():
+    module = nn.Linear(4, 1)
+    clip_gradients(module, {"weight": torch.tensor([[True, True, False, False]])}, limit=1.0)
+    assert module.weight.grad is None
