@@ -20,22 +20,38 @@ _OF_SINGLE_WEIGHTS = frozenset(
 
 
 class Holder:
-    """The masks in force, by layer name; a layer without one is dense.
+    """The masks in force, by layer name, each on its weight's device; a layer without one is dense.
 
     `parameters` are all parameter objects over a layer's storage, which may be several for tied weights.
     """
 
     def __init__(self, layers: Sequence[Layer], parameters: Mapping[str, Sequence[nn.Parameter]]) -> None:
-        self.masks: Mapping[str, Tensor] = {}
+        self._masks: Mapping[str, Tensor] = {}
         self._layers = layers
         self._parameters = parameters
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """The masks in force; a model may have moved to another device since they were made."""
+        moved = {
+            layer.name: mask.to(layer.weight.device)
+            for layer in self._layers
+            if (mask := self._masks.get(layer.name)) is not None and mask.device != layer.weight.device
+        }
+        if moved:
+            self._masks = {**self._masks, **moved}
+        return self._masks
+
+    @masks.setter
+    def masks(self, masks: Mapping[str, Tensor]) -> None:
+        self._masks = masks
 
     def all_masks(self) -> MaskSet:
         """Return a mask for every layer, all True where there is none."""
         ones = {
             layer.name: torch.ones_like(layer.weight, dtype=torch.bool)
             for layer in self._layers
-            if layer.name not in self.masks
+            if layer.name not in self._masks
         }
         return MaskSet({**ones, **self.masks})
 
@@ -70,9 +86,10 @@ class Holder:
                         zero_pruned(value, mask)
 
     def _masked(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Tensor]]:
+        masks = self.masks
         for layer in layers:
-            if layer.name in self.masks:
-                yield layer, self.masks[layer.name]
+            if layer.name in masks:
+                yield layer, masks[layer.name]
 
 
 def _is_of_single_weights(name: object, value: object, shape: torch.Size) -> TypeGuard[Tensor]:

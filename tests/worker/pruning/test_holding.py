@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from worker.pruning import Pruner
+from worker.pruning.holding import Holder
+from worker.pruning.layers import find_layers, find_parameters
 
 SIZE = 8
 # Sparse gradients, closures, and what is no optimizer of a kind.
@@ -83,3 +85,17 @@ def test_a_preconditioner_of_the_rows_of_a_square_weight_is_left_as_it_is() -> N
 def test_memory_behind_a_class_of_its_own_is_left_as_it_is() -> None:
     state, _ = train(lambda w: Remembering(w, "exp_avg", lambda w: Wrapped(w.shape)))
     assert type(state["exp_avg"]) is Wrapped
+
+
+def test_masks_follow_their_weights_to_another_device() -> None:
+    # The second layer stands for one that moved to a GPU after it was pruned.
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False, device="meta"))
+    layers = find_layers(model)
+    holder = Holder(layers, {layer.name: find_parameters(model, layer) for layer in layers})
+    stays, moves = torch.rand(3, 4) < 0.5, torch.rand(2, 3) < 0.5
+    holder.masks = {"0.weight": stays, "1.weight": moves}
+    assert holder.masks["0.weight"] is stays
+    assert [holder.masks["1.weight"].device.type, moves.device.type] == ["meta", "cpu"]
+    # Moved once, not at every step.
+    assert holder.masks["1.weight"] is holder.masks["1.weight"]
+    assert holder.all_masks()["1.weight"].device.type == "meta"
