@@ -112,3 +112,15 @@ def test_each_recipe_of_the_catalog_reaches_its_sparsity_over_http(jobs, name):
     # Whole groups cannot always add up to half of the weights; a single weight can.
     tolerance = 1e-3 if job["resolved_spec"]["recipe"]["pattern"]["name"] == "unstructured" else 0.13
     assert masked == pytest.approx(SPARSITY, abs=tolerance)
+
+
+def test_the_allocation_that_measures_the_layers_says_what_each_costs(jobs):
+    for name, recipe in RECIPES.items():
+        rows = jobs[name]["report"]["layers"]
+        costs = {row["name"]: row["sensitivity"] for row in rows if row["sensitivity"] is not None}
+        is_measured = recipe["allocation"]["name"] == "sensitivity"
+        assert set(costs) == (
+            {row["name"] for row in rows if row["why_not"] is None} if is_measured else set()
+        )
+        # Two layers that cost the same to the last digit would not have been measured.
+        assert len(set(costs.values())) == len(costs)

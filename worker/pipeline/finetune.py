@@ -82,7 +82,7 @@ class _Attempt:
         total = recovery.total + sum(lengths)
         with stops_gracefully() as stop:
             masks = recovery.run(StageWatch(self._progress, 0, total, stop), resumed)
-        write_pruned(self._folder, network.module, masks, _make_history(job, recovery, masks))
+        write_pruned(self._folder, pruner, masks, _make_history(job, recovery, masks))
         ticket = Ticket(
             training=self._training,
             phases=phases,

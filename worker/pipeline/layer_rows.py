@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from app.core.report import LayerReport, StructureReport
 from worker.export.reload import Measured
 from worker.pipeline.job import Job
+from worker.pipeline.pruning import read_sensitivity
 from worker.pruning.layers import Layer, find_layers
 from worker.pruning.removal.surgery import Removal
 
@@ -26,8 +27,16 @@ def describe_layers(
     """
     removal = job.removal or Removal({}, {})
     groups = _name_groups(structure)
+    rises = read_sensitivity(job.final_folder)
     rows = [
-        _describe(layer, measured, name=name, group=groups.get(name), is_prunable=layer.name in prunable)
+        _describe(
+            layer,
+            measured,
+            name=name,
+            group=groups.get(name),
+            is_prunable=layer.name in prunable,
+            sensitivity=rises.get(layer.name),
+        )
         for layer in layers
         for name in [removal.original(layer.name)]
     ]
@@ -44,7 +53,13 @@ def _name_groups(structure: StructureReport | None) -> dict[str, str]:
 
 
 def _describe(
-    layer: Layer, measured: Measured, *, name: str, group: str | None, is_prunable: bool
+    layer: Layer,
+    measured: Measured,
+    *,
+    name: str,
+    group: str | None,
+    is_prunable: bool,
+    sensitivity: float | None,
 ) -> LayerReport:
     before, after = measured.dense.tensors[name], measured.exported.tensors[layer.name]
     return LayerReport(
@@ -62,6 +77,7 @@ def _describe(
         macs_after=after.macs,
         prunable=is_prunable,
         why_not=layer.why_not,
+        sensitivity=sensitivity,
     )
 
 

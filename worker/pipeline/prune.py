@@ -34,7 +34,7 @@ def run_prune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data
         progress.report(planned.number, len(rounds))
     masks = reached[-1]
     measured = predict_test_split(job, folder, network.module)
-    write_pruned(folder, network.module, masks, _describe_rounds(job, rounds, reached, measured))
+    write_pruned(folder, pruner, masks, _describe_rounds(job, rounds, reached, measured))
     counts = {"sparsity": masks.sparsity, "pruned": masks.numel - masks.kept, "masked": masks.numel}
     return {**measured, **counts, "warnings": warnings}
 

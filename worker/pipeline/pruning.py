@@ -1,9 +1,9 @@
 """Prune the model of a job: its recipe, its seed, batches of its train split, and what each round reached."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
-from torch import nn
 
 from app.core.report import HistoryRow
 from worker.datasets.splits import Batch
@@ -19,7 +19,7 @@ from worker.pruning.measured import Measured
 from worker.pruning.rounds import Round
 from worker.pruning.statistics.calibration import Loss, logits_of
 
-_HISTORY_NAME = "history.json"
+_HISTORY_NAME, _SENSITIVITY_NAME = "history.json", "sensitivity.json"
 _CALIBRATION_IMAGES, _IMAGES_A_BATCH = 512, 128
 # Gradients of 128 texts of a large vocabulary would take gigabytes.
 _CALIBRATION_TEXTS, _TEXTS_A_BATCH = 256, 16
@@ -62,11 +62,12 @@ def make_history_row(
     )
 
 
-def write_pruned(folder: StageFolder, module: nn.Module, masks: MaskSet, history: list[HistoryRow]) -> None:
-    """Keep a pruned model, its masks and its rounds in a stage's folder."""
-    folder.write_tensors(STATE_NAME, module.state_dict())
+def write_pruned(folder: StageFolder, pruner: Pruner, masks: MaskSet, history: list[HistoryRow]) -> None:
+    """Keep a pruned model, its masks, its rounds and what its layers cost in a stage's folder."""
+    folder.write_tensors(STATE_NAME, pruner.model.state_dict())
     masks.save(folder.path / MASKS_NAME)
     folder.write_json(_HISTORY_NAME, [row.model_dump(mode="json") for row in history])
+    folder.write_json(_SENSITIVITY_NAME, dict(pruner.sensitivity()))
 
 
 def read_masks(folder: StageFolder) -> MaskSet:
@@ -79,6 +80,13 @@ def read_history(folder: StageFolder) -> tuple[HistoryRow, ...]:
     rows = folder.read_json(_HISTORY_NAME)
     assert isinstance(rows, list)  # written by write_pruned
     return tuple(HistoryRow.model_validate(row) for row in rows)
+
+
+def read_sensitivity(folder: StageFolder) -> dict[str, float]:
+    """Read what a stage kept of how much each layer alone raises the loss, by name."""
+    rises = folder.read_json(_SENSITIVITY_NAME)
+    assert isinstance(rises, dict)  # written by write_pruned
+    return cast(dict[str, float], rises)
 
 
 def draw_calibration_batches(job: Job, network: Network) -> list[Batch] | None:

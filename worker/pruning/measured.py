@@ -3,6 +3,8 @@
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 @dataclass
 class Measured:
@@ -15,3 +17,14 @@ class Measured:
 
     macs: Mapping[str, int] | None = None
     damage: MutableMapping[str, MutableMapping[int, float]] = field(default_factory=dict)
+
+    def rise(self, name: str, pruned: float) -> float:
+        """Return how much higher the loss is with `pruned` weights of one layer, and nothing else, gone.
+
+        It is linear between what was measured, and beyond that as steep as at the end.
+        """
+        counts, rises = zip(*sorted({0: 0.0, **self.damage[name]}.items()), strict=True)
+        if pruned > counts[-1]:
+            steepness = (rises[-1] - rises[-2]) / (counts[-1] - counts[-2])
+            return float(rises[-1] + steepness * (pruned - counts[-1]))
+        return float(np.interp(pruned, counts, rises))

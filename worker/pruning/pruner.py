@@ -212,6 +212,19 @@ class Pruner:
             optimizer.state.clear()
         self._apply()
 
+    def sensitivity(self) -> dict[str, float]:
+        """Return how much the loss rises with one layer alone as sparse as all are now together, by name.
+
+        It is of the model before pruning, from what the allocation `sensitivity` measured; empty with others.
+        """
+        sparsity, measured = self.masks.sparsity, self._measured
+        return {
+            layer.name: measured.rise(unit.name, sparsity * unit.numel)
+            for unit in self._plan.units
+            if measured.damage.get(unit.name)
+            for layer in unit.layers
+        }
+
     def state_dict(self) -> dict[str, Any]:  # Any: plain JSON and tensors, nested by name
         """Return everything that a run needs to go on to the bit, besides model and optimizer.
 

@@ -11,7 +11,7 @@ from worker.numerics import seed_everything
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.prune import run_prune
-from worker.pipeline.pruning import read_history, read_masks
+from worker.pipeline.pruning import read_history, read_masks, read_sensitivity
 from worker.pruning.registry import entries
 
 # Network slimming ranks channels by the BatchNorm behind them, and there is none behind the last layer.
@@ -55,9 +55,12 @@ def test_every_criterion_prunes_the_exact_number_of_weights_and_the_same_ones_ag
 
 @pytest.mark.parametrize("allocation", entries("allocation"))
 def test_every_allocation_prunes_the_number_of_weights_asked_for(small_uploads, tmp_path, allocation):
-    data, _ = prune(small_uploads, tmp_path, allocation={"name": allocation})
+    data, folder = prune(small_uploads, tmp_path, allocation={"name": allocation})
     # Where each layer rounds on its own, eight layers may miss by half a weight each.
     assert data["pruned"] == pytest.approx(round(0.6 * data["masked"]), abs=4)
+    assert set(read_sensitivity(folder)) == (
+        set(read_masks(folder)) if allocation == "sensitivity" else set()
+    )
 
 
 @pytest.mark.parametrize(("metric", "dense"), [("parameters", 19_074), ("macs", 189_248)])

@@ -75,3 +75,24 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
     model = TwoLayers()
     with pytest.raises(NonfiniteLoss, match="the loss is nan"):
         prune(model, recipe(), data(model), lambda outputs, targets: outputs.sum() * float("nan"))
+
+
+def test_layers_are_told_apart_by_what_the_same_sparsity_of_each_costs() -> None:
+    # Half of both are pruned: 200 of 400 weights, between what was measured at 100 and at 300.
+    damage = {"busy.weight": {100: 1.0, 300: 5.0}, "idle.weight": {100: 0.0, 300: -0.5}}
+    pruner = Pruner(TwoLayers(), recipe(levels=[0.25, 0.75]), measured=Measured(damage=damage))
+    pruner.update()
+    assert pruner.sensitivity() == pytest.approx({"busy.weight": 3.0, "idle.weight": -0.25})
+
+
+def test_beyond_what_was_measured_it_rises_as_at_the_end() -> None:
+    damage = {name: {100: 1.0, 200: 3.0} for name in ("busy.weight", "idle.weight")}
+    pruner = Pruner(TwoLayers(), recipe(0.75, levels=[0.25, 0.5]), measured=Measured(damage=damage))
+    pruner.update()
+    assert pruner.sensitivity() == pytest.approx({"busy.weight": 5.0, "idle.weight": 5.0})
+
+
+def test_another_allocation_measures_no_sensitivity() -> None:
+    pruner = Pruner(TwoLayers(), {"target": {"value": 0.5}})
+    pruner.update()
+    assert pruner.sensitivity() == {}
