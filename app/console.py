@@ -12,9 +12,10 @@ Json = dict[str, Any]  # Any: JSON as the service sent it
 
 
 def show_refusal(console: Console, error: ApiError) -> None:
-    """Print what the service refused, each fault on its line."""
+    """Print what the service refused; several faults each on its line, a single one is said in the first."""
     console.print(f"{error.code}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    for item in error.problem.get("errors", ()):
+    faults = error.problem.get("errors", ())
+    for item in faults if len(faults) > 1 else ():
         console.print(
             f"  {item['pointer'] or '/'}: {item['detail']}", markup=False, highlight=False, soft_wrap=True
         )

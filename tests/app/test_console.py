@@ -7,7 +7,8 @@ import re
 import pytest
 from rich.console import Console
 
-from app.console import show_report
+from app.client_errors import ApiError
+from app.console import show_refusal, show_report
 from tests.app.test_cli import REPORT
 
 PERPLEXITY = {
@@ -134,3 +135,25 @@ def test_what_was_cut_out_is_told_by_kind_and_zeros_only_where_there_are_some():
     both = render(change(**cut))
     assert "Cut out: " in both
     assert "of all weights are zero." in both
+
+
+def refuse(*faults: str) -> str:
+    """Print the refusal of a spec with faults, of which the detail tells the first."""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    errors = [{"pointer": f"/seed/{i}", "detail": fault} for i, fault in enumerate(faults)]
+    detail = f"the spec is not valid: /seed/0: {faults[0]}{more}"
+    file = io.StringIO()
+    error = ApiError(422, {"code": "invalid_spec", "detail": detail, "errors": errors})
+    show_refusal(Console(file=file, width=200), error)
+    return file.getvalue()
+
+
+def test_a_single_fault_is_said_once():
+    assert refuse("expected an integer") == (
+        "invalid_spec: the spec is not valid: /seed/0: expected an integer\n"
+    )
+
+
+def test_of_several_faults_each_has_its_line():
+    shown = refuse("expected an integer", "found 'x'")
+    assert shown.splitlines()[1:] == ["  /seed/0: expected an integer", "  /seed/1: found 'x'"]
