@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from app.core import checkpoints, garbage, outbox, schema, webhooks
+from app.core import checkpoints, garbage, outbox, ownership, schema, webhooks
 from app.core.config import Settings
 from app.core.db import Sessions, make_sessions
 from app.core.storage import BlobStore
@@ -30,14 +30,16 @@ class Chore:
 
 
 class Cleaner:
-    """Forgets what is over and deletes bytes that no row speaks of, for as long as the schema is known.
+    """Forgets what is over and deletes bytes that no row speaks of, for as long as it knows all rows.
 
-    What a newer version has added to the schema may speak of bytes that this one takes for garbage.
+    What a newer version has added to the schema may speak of bytes that this one takes for garbage, and so
+    does another installation whose store it is.
     """
 
     def __init__(self, engine: Engine, store: BlobStore, settings: Settings) -> None:
-        self._engine = engine
-        sessions, grace_s = make_sessions(engine), settings.store_grace_s
+        self._engine, self._store = engine, store
+        self._sessions = sessions = make_sessions(engine)
+        grace_s = settings.store_grace_s
         self.chores = [
             Chore("forget what is over", 600.0, lambda: _forget(sessions, settings)),
             # A training writes a checkpoint a minute, and each replaces one.
@@ -63,6 +65,7 @@ class Cleaner:
                 if not schema.is_current(self._engine):
                     _log.warning("another version has migrated the database; nothing is cleaned")
                     return
+                ownership.check_owner(self._sessions, self._store)
                 chore.do()
                 chore.due = time.monotonic() + chore.every_s
             except Exception as error:  # whatever it is, the rest has to go on, today and tomorrow

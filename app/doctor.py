@@ -12,7 +12,7 @@ from rich.table import Table
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core import schema
+from app.core import ownership, schema
 from app.core.blobs import open_blobs
 from app.core.config import Settings
 from app.core.db import make_sessions
@@ -60,7 +60,7 @@ def diagnose(
     try:
         checks = (
             database,
-            _check_store(settings),
+            _check_store(settings, engine if database.is_ok else None),
             _check_broker(settings),
             _check_disk(settings),
         )
@@ -131,10 +131,13 @@ def _check_database(engine: Engine, shown: str) -> Check:
     return Check("database", is_ok=False, detail=f"{shown}: {sides}; {advice}")
 
 
-def _check_store(settings: Settings) -> Check:
+def _check_store(settings: Settings, engine: Engine | None) -> Check:
+    """Try the store and, where there is a database to ask, whether it is that one's."""
     try:
         store = open_store(settings)
         store.check(write=True)
+        if engine is not None:
+            ownership.check_owner(make_sessions(engine), store, may_mark=False)
     except CannotStart as error:
         return Check("store", is_ok=False, detail=str(error))
     except (SecateurError, OSError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Integer, Row, Table, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from app.core import accounts, job_returns, schema
+from app.core import accounts, job_returns, ownership, schema
 from app.core.blobs import Blobs, open_blobs
 from app.core.config import Settings
 from app.core.db import make_sessions
@@ -24,7 +24,7 @@ from app.core.references import referenced
 from app.core.startup import open_database, open_store
 from app.core.states import BlobState, JobStatus
 from app.core.storage import BlobDamaged, BlobMissing, BlobStore, reading
-from app.core.tables import Base, Blob, Job
+from app.core.tables import Base, Blob, Installation, Job
 
 _CHUNK_ROWS = 200
 _IN_PAGES = {"yield_per": _CHUNK_ROWS}
@@ -55,6 +55,7 @@ def _move(source: Settings, target: Settings, tick: Tick) -> dict[str, int]:
         _refuse_other_schema(from_engine)
         schema.upgrade(to_engine)
         _refuse_rows(to_engine)
+        _refuse_foreign(to_engine, to_store)
         moved = _move_blobs(from_engine, source, to_store, tick)
         counts = _move_rows(from_engine, to_engine, moved, tick)
         return counts | {"stored blobs": len(moved)}
@@ -94,12 +95,24 @@ def _refuse_other_schema(engine: Engine) -> None:
 
 def _refuse_rows(engine: Engine) -> None:
     with engine.connect() as connection:
-        for table in Base.metadata.sorted_tables:
+        for table in _tables():
             if connection.scalar(select(func.count()).select_from(table)):
                 raise CannotMove(
                     f"expected an empty database to move into, found rows in {table.name}; "
                     "make a new one, or empty this one"
                 )
+
+
+def _refuse_foreign(engine: Engine, store: BlobStore) -> None:
+    try:
+        ownership.check_owner(make_sessions(engine), store)
+    except ownership.ForeignStore as error:
+        raise CannotMove(error.detail) from error
+
+
+def _tables() -> list[Table]:
+    """Return what is moved: all but who the target itself is, which its store is marked with."""
+    return [table for table in Base.metadata.sorted_tables if table is not Installation.__table__]
 
 
 def _move_blobs(engine: Engine, source: Settings, target: BlobStore, tick: Tick) -> dict[str, int]:
@@ -155,7 +168,7 @@ def _size_there(target: BlobStore, sha256: str) -> int | None:
 def _move_rows(from_engine: Engine, to_engine: Engine, moved: dict[str, int], tick: Tick) -> dict[str, int]:
     """Copy every table in one transaction, compare both sides, then queue what ran."""
     counts: dict[str, int] = {}
-    tables = Base.metadata.sorted_tables
+    tables = _tables()
     with from_engine.connect() as read, Session(to_engine) as session, session.begin():
         write = session.connection()
         for done, table in enumerate(tables):

@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core import schema
+from app.core import ownership, schema
+from app.core.db import make_sessions
 from app.core.errors import SecateurError, StorageFull
 from app.core.queue import ping
 from app.core.schema import SchemaAge
@@ -71,6 +72,17 @@ def probe_store(store: BlobStore, *, write: bool) -> list[Fault]:
         store.check(write=write)
     except StorageFull as error:
         return [Fault("store", STORE_FULL, "the store has no room", say(error))]
+    except (OSError, SecateurError) as error:
+        return [Fault("store", "store_not_writable", "the store cannot be written", say(error))]
+    return []
+
+
+def probe_owner(engine: Engine, store: BlobStore) -> list[Fault]:
+    """Find out whether the store is another installation's; one of nobody is ours from now on."""
+    try:
+        ownership.check_owner(make_sessions(engine), store)
+    except ownership.ForeignStore as error:
+        return [Fault("store", error.code, error.detail, is_wrong=True)]
     except (OSError, SecateurError) as error:
         return [Fault("store", "store_not_writable", "the store cannot be written", say(error))]
     return []

@@ -16,7 +16,7 @@ from app.core import storage
 from app.core.addresses import is_loopback
 from app.core.config import Settings, make_settings
 from app.core.db import make_engine
-from app.core.probes import STORE_FULL, Fault, probe_broker, probe_database, probe_store, say
+from app.core.probes import STORE_FULL, Fault, probe_broker, probe_database, probe_owner, probe_store, say
 from app.core.queue import BROKER_SCHEMES, make_celery
 from app.core.storage import BlobStore
 from app.core.urls import mask_url
@@ -75,19 +75,19 @@ def check_parts(settings: Settings) -> None:
     celery = open_broker(settings)
     try:
         _wait(settings, "SECATEUR_DATABASE_URL", settings.database_url, lambda: probe_database(engine))
-        _wait(settings, "SECATEUR_STORE_URL", settings.store_url, lambda: _probe_store(store))
+        _wait(settings, "SECATEUR_STORE_URL", settings.store_url, lambda: _probe_store(store, engine))
         _wait(settings, "SECATEUR_BROKER_URL", settings.broker_url, lambda: probe_broker(celery))
     finally:
         engine.dispose()
 
 
-def _probe_store(store: BlobStore) -> list[Fault]:
+def _probe_store(store: BlobStore, engine: Engine) -> list[Fault]:
     """Find what keeps a process from starting: a store that is only full still serves what it has."""
     faults = probe_store(store, write=True)
     full = [fault for fault in faults if fault.code == STORE_FULL]
     for fault in full:
         _log.warning("store is full", extra={"store": store.location, "error": fault.found})
-    return [fault for fault in faults if fault not in full]
+    return [fault for fault in faults if fault not in full] or probe_owner(engine, store)
 
 
 def check_database_answers(settings: Settings) -> None:

@@ -315,6 +315,16 @@ class WebhookDelivery(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=now_plus())
 
 
+class Installation(Base):
+    """The one row that says which installation this database is: a store is written for one alone."""
+
+    __tablename__ = "installations"
+    __table_args__ = (CheckConstraint("number = 1", name="number"),)
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, default=1)
+    id: Mapped[str] = mapped_column(String(40))
+
+
 class IdempotencyKey(Base):
     """The answer that a key got; it commits with the row that the request created."""
 

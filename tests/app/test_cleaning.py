@@ -1,14 +1,15 @@
 """Chores go on whatever one of them meets, and rest while the database is of another version."""
 
+import os
 import time
 
 import pytest
 from sqlalchemy import text
 
 from app.cleaning import Cleaner
-from app.core import schema
+from app.core import accounts, schema
 from app.core.config import Settings
-from app.core.db import make_engine
+from app.core.db import make_engine, make_sessions
 from app.core.storage import open_store
 
 
@@ -67,6 +68,21 @@ def test_nothing_is_cleaned_on_the_schema_of_another_version(cleaner, engine):
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     cleaner.do_due()
     assert done == []
+
+
+def test_bytes_of_another_installation_are_left_alone(cleaner, engine, tmp_path, caplog):
+    # A relay with another database, by a typo or a new volume, and the store of the first.
+    settings = Settings(data_dir=tmp_path)
+    store = open_store(settings)
+    store.write_owner("ins_first")
+    with store.stage() as staged:
+        staged.write(b"spoken of in the other database")
+        sha256 = staged.commit()
+    os.utime(store.local_path(sha256), (0, 0))
+    cleaner.do_due()
+    with make_sessions(engine)() as session:
+        assert accounts.read_state(session, sha256) is None
+    assert "the installation ins_first's" in caplog.records[0].error
 
 
 def test_each_real_chore_runs(cleaner, caplog):

@@ -80,6 +80,15 @@ def overwrite(blobs, sha256: str, data: bytes) -> None:
         obstore.put(blobs.bytes._objects, f"blobs/{sha256[:2]}/{sha256}", data)
 
 
+def test_the_store_of_another_database_is_not_compared(installation, blobs):
+    blobs.bytes.write_owner("ins_other")
+    found = diagnose(installation, repair=True, is_deep=False, tick=lambda *_: None)
+    assert found.findings is None
+    [store] = [check for check in found.checks if check.name == "store"]
+    assert not store.is_ok
+    assert "the installation ins_other's" in store.detail
+
+
 def test_a_sound_installation_is_healthy(installation, sessions, blobs):
     add(sessions, blobs, b"sound")
     found = ask(installation)
@@ -196,7 +205,7 @@ def test_another_schema_is_named_with_the_one_expected(installation):
     schema.downgrade(make_engine(installation.database_url), "0001")
     found = diagnose(installation, repair=False, is_deep=True, tick=lambda *_: None)
     assert found.findings is None
-    assert "expected the schema 0004, found 0001; run `secateur migrate`" in found.checks[0].detail
+    assert "expected the schema 0005, found 0001; run `secateur migrate`" in found.checks[0].detail
 
 
 def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(installation, sessions, blobs):

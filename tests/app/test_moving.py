@@ -16,6 +16,7 @@ from app.core import jobs, schema
 from app.core.blobs import open_blobs
 from app.core.config import Settings
 from app.core.db import make_engine, make_sessions
+from app.core.ownership import check_owner
 from app.core.storage import open_store
 from app.core.tables import Base, Job, JobAttempt, OutboxMessage
 from app.embedded import environment
@@ -68,10 +69,10 @@ def paths_of(model_id: str, dataset_id: str, ids: dict) -> list[str]:
 
 
 def count_rows(settings) -> int:
+    """Count all rows but the one that says which installation it is."""
+    tables = [table for table in Base.metadata.sorted_tables if table.name != "installations"]
     with make_engine(settings.database_url).connect() as connection:
-        return sum(
-            connection.scalar(select(func.count()).select_from(t)) for t in Base.metadata.sorted_tables
-        )
+        return sum(connection.scalar(select(func.count()).select_from(table)) for table in tables)
 
 
 def test_everything_arrives_with_its_ids_and_digests_and_running_jobs_are_queued(source, target, filled):
@@ -188,9 +189,27 @@ def test_a_database_that_holds_rows_is_not_moved_into(source, target, filled):
         move(source, target, tick=lambda *_: None)
 
 
+def test_a_target_that_was_started_before_stays_who_it_is(source, target, filled):
+    store = open_store(target)
+    sessions = make_sessions(make_engine(target.database_url))
+    schema.upgrade(make_engine(target.database_url))
+    check_owner(sessions, store)
+    check_owner(make_sessions(make_engine(source.database_url)), open_store(source))
+    owner = store.read_owner()
+    assert move(source, target, tick=lambda *_: None)["jobs"] == 3
+    check_owner(sessions, store)
+    assert store.read_owner() == owner != open_store(source).read_owner()
+
+
+def test_the_store_of_another_database_is_not_moved_into(source, target, filled):
+    open_store(target).write_owner("ins_other")
+    with pytest.raises(CannotMove, match="the installation ins_other's"):
+        move(source, target, tick=lambda *_: None)
+
+
 def test_a_source_of_another_schema_is_not_moved(source, target):
     schema.downgrade(make_engine(source.database_url), "0002")
-    with pytest.raises(CannotMove, match="the schema 0002, expected 0004"):
+    with pytest.raises(CannotMove, match="the schema 0002, expected 0005"):
         move(source, target, tick=lambda *_: None)
 
 

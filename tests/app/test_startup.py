@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import text
 
 from app.core import schema
+from app.core.config import Settings
 from app.core.db import make_engine
 from app.core.startup import CannotStart, read_settings, unknown_settings
+from app.core.storage import open_store
 from tests.support.commands import Commands, Ended
 
 COMMANDS = {
@@ -123,6 +125,12 @@ def test_a_store_that_cannot_be_written(start, name, migrated):
     (migrated / "file").touch()
     sentence = start(name, migrated, SECATEUR_STORE_URL=f"file://{migrated / 'file' / 'store'}")
     assert "SECATEUR_STORE_URL: expected a folder that can be written" in sentence
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_the_store_of_another_database(start, name, migrated):
+    open_store(Settings(data_dir=migrated)).write_owner("ins_other")
+    assert "is the installation ins_other's, and this database is ins_" in start(name, migrated)
 
 
 def test_a_store_url_that_cannot_be(start, migrated):

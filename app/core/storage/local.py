@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.core.errors import SecateurError
 from app.core.storage.errors import BlobDamaged, BlobMissing
-from app.core.storage.protocol import StoredBlob, blob_key
+from app.core.storage.protocol import OWNER_KEY, StoredBlob, blob_key
 from app.core.storage.staging import StagedFile, abandoned, room_needed
 
 _CHUNK_BYTES = 1 << 20
@@ -98,6 +98,17 @@ class LocalStore:
             else:
                 yield 0.0
 
+    def read_owner(self) -> str | None:
+        try:
+            return (self.root / OWNER_KEY).read_text()
+        except FileNotFoundError:
+            return None
+
+    def write_owner(self, installation: str) -> None:
+        with StagedFile(self.root / "incoming", self._keep_owner) as staged:
+            staged.write(installation.encode())
+            staged.commit()
+
     def check(self, *, write: bool) -> None:
         try:
             with self.stage() as staged:
@@ -115,6 +126,11 @@ class LocalStore:
             # Replacing an equal blob heals one that has rotted since.
             path.replace(target)
             _fsync_folder(target.parent)
+
+    def _keep_owner(self, path: Path, _: str) -> None:
+        with room_needed():
+            path.replace(self.root / OWNER_KEY)
+            _fsync_folder(self.root)
 
 
 def _fsync_folder(folder: Path) -> None:

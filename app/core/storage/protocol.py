@@ -8,6 +8,9 @@ from typing import Protocol, Self
 
 from app.core.storage.errors import BlobMissing
 
+# Where a store says which installation it is of.
+OWNER_KEY = "installation"
+
 
 class StagedBlob(Protocol):
     """Bytes on their way in; gone at the end of the `with` block unless committed."""
@@ -72,6 +75,10 @@ class BlobStore(Protocol):
         on any more, so that this one may finish it.
         """
 
+    def read_owner(self) -> str | None:
+        """Return the installation that the store is marked with; None before it was."""
+
+    def write_owner(self, installation: str) -> None: ...
     def check(self, *, write: bool) -> None:
         """Raise a sentence that says what is wrong with the store; with `write`, write and delete a byte."""
 

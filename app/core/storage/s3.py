@@ -19,7 +19,7 @@ from obstore.store import S3Store as ObjectStore
 from app.core.errors import SecateurError, StorageFull
 from app.core.storage.errors import BlobMissing, StoreMisconfigured, StoreNotWritable, StoreUnavailable
 from app.core.storage.presign import Credentials, presign
-from app.core.storage.protocol import StoredBlob, blob_key
+from app.core.storage.protocol import OWNER_KEY, StoredBlob, blob_key
 from app.core.storage.staging import StagedFile, abandoned
 
 _log = logging.getLogger(__name__)
@@ -153,6 +153,17 @@ class S3Store:
     @contextmanager
     def collecting(self) -> Iterator[float | None]:
         yield _TAKEOVER_S
+
+    def read_owner(self) -> str | None:
+        try:
+            with _translated(OWNER_KEY):
+                return bytes(obstore.get(self._objects, OWNER_KEY).bytes()).decode()
+        except BlobMissing:
+            return None
+
+    def write_owner(self, installation: str) -> None:
+        with _translated(writing=True):
+            obstore.put(self._objects, OWNER_KEY, installation.encode())
 
     def check(self, *, write: bool) -> None:
         quick = _connect(self._bucket, is_quick=True)

@@ -131,6 +131,14 @@ def test_a_flipped_bit_is_found_before_the_last_piece(store, tmp_path, size, whe
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_mark_of_an_installation_is_read_back_and_no_blob(store):
+    assert store.read_owner() is None
+    for name in ("ins_1", "ins_2"):
+        store.write_owner(name)
+        assert store.read_owner() == name
+    assert all(len(blob.sha256) == 64 for blob in store.list_older_than(-1.0))
+
+
 def test_the_store_says_that_it_can_be_used(store):
     store.check(write=True)
     store.check(write=False)
