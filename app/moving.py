@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Context, Decimal
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Integer, Row, Table, func, insert, select, text
@@ -25,6 +26,7 @@ from app.core.startup import open_database, open_store
 from app.core.states import BlobState, JobStatus
 from app.core.storage import BlobDamaged, BlobMissing, BlobStore, reading
 from app.core.tables import Base, Blob, Installation, Job
+from app.core.urls import mask_url
 
 _CHUNK_ROWS = 200
 _IN_PAGES = {"yield_per": _CHUNK_ROWS}
@@ -43,6 +45,7 @@ def move(source: Settings, target: Settings, *, tick: Tick) -> dict[str, int]:
 
     Raises CannotMove, and leaves the source untouched.
     """
+    _refuse_what_is_not_embedded(source)
     _refuse_itself(source, target)
     with _not_served(source):
         return _move(source, target, tick)
@@ -79,9 +82,24 @@ def _not_served(settings: Settings) -> Iterator[None]:
         yield
 
 
+def _refuse_what_is_not_embedded(source: Settings) -> None:
+    """Refuse a source that the environment names, as it does where the target was set up before."""
+    scheme, _, path = source.database_url.partition(":///")
+    if scheme != "sqlite":
+        raise CannotMove(
+            f"expected an embedded installation in {source.data_dir}, found that SECATEUR_DATABASE_URL names "
+            f"{mask_url(source.database_url)}: unset it, and SECATEUR_STORE_URL with it"
+        )
+    if not Path(path).is_file():
+        raise CannotMove(f"expected the database of an embedded installation, found no file {path}")
+
+
 def _refuse_itself(source: Settings, target: Settings) -> None:
     if source.database_url == target.database_url or source.store_url == target.store_url:
-        raise CannotMove("expected another database and another store than the source's, found the same")
+        raise CannotMove(
+            "expected another database and another store than the source's, found the same; what "
+            "SECATEUR_DATABASE_URL and SECATEUR_STORE_URL name is the source: unset them"
+        )
 
 
 def _refuse_other_schema(engine: Engine) -> None:

@@ -207,6 +207,22 @@ def test_the_store_of_another_database_is_not_moved_into(source, target, filled)
         move(source, target, tick=lambda *_: None)
 
 
+def test_a_source_that_the_environment_names_is_not_moved(source, target, filled):
+    # As it is when the target was migrated with the same variables first.
+    named = source.model_copy(update={"database_url": target.database_url.replace("://", "+psycopg://")})
+    with pytest.raises(CannotMove, match=r"found that SECATEUR_DATABASE_URL names .*: unset it"):
+        move(named, target, tick=lambda *_: None)
+    with pytest.raises(CannotMove, match=r"found the same; .*SECATEUR_STORE_URL name is the source"):
+        move(source.model_copy(update={"store_url": target.store_url}), target, tick=lambda *_: None)
+
+
+def test_a_folder_without_an_installation_is_not_moved(source, target, tmp_path):
+    nowhere = source.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none.db'}"})
+    with pytest.raises(CannotMove, match=r"found no file .*none\.db"):
+        move(nowhere, target, tick=lambda *_: None)
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_a_source_of_another_schema_is_not_moved(source, target):
     schema.downgrade(make_engine(source.database_url), "0002")
     with pytest.raises(CannotMove, match="the schema 0002, expected 0005"):
