@@ -124,22 +124,30 @@ def _read_job(parts: Parts, job_id: str) -> JobView:
         return view(session, jobs.get(session, job_id))
 
 
+def _read_status(parts: Parts, job_id: str) -> JobStatus:
+    with parts.reading_sessions() as session:
+        return JobStatus(jobs.read_status(session, job_id).status)
+
+
 async def _wait_for_change(request: Request, parts: Parts, view: JobView, *, wait_s: int) -> JobView:
     """Return the job when its status differs from what the client knows, has ended, or the time is over.
 
-    Between the short reads no connection and no thread is held.
+    Only the status is looked at meanwhile: a queued job's place counts all that wait. Between the short reads
+    no connection and no thread is held.
     """
     known = request.headers.get("If-None-Match")
     if known is not None and not matches(known, etag_of(json_bytes(view.model_dump(mode="json")))):
         return view
+    if view.is_terminal:
+        return view
     status, deadline = view.status, time.monotonic() + wait_s
-    while not view.is_terminal and view.status == status and not await request.is_disconnected():
+    while status == view.status and not await request.is_disconnected():
         left_s = deadline - time.monotonic()
         if left_s <= 0 or parts.closing.is_set():
             break
         await sleep(min(parts.settings.event_poll_s, left_s))
-        view = await to_thread.run_sync(_read_job, parts, view.id)
-    return view
+        status = await to_thread.run_sync(_read_status, parts, view.id)
+    return await to_thread.run_sync(_read_job, parts, view.id)
 
 
 def _read_wait(prefer: str | None) -> int | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError as SchemaError
 from jsonschema.validators import extend
 from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from app.core.errors import ErrorItem, InvalidInput, MalformedJson
 from app.services import strict_json
@@ -18,6 +19,7 @@ M = TypeVar("M", bound=BaseModel)
 # The longest lists that a spec may have, two of a thousand rows, are 14,000 with every default spelt out.
 MAX_VALUES = 20_000
 _SHOWN_CHARACTERS = 80
+_SECRET = "secret"  # noqa: S105 - a key, and what it holds ends in the logs of whoever sent it
 
 
 def read_json(data: bytes, model: type[M], error: type[InvalidInput], *, what: str) -> M:
@@ -54,7 +56,7 @@ def from_pydantic(error: ValidationError, *, at: str = "") -> tuple[ErrorItem, .
         ErrorItem(
             pointer=at + strict_json.pointer(*_place(fault["loc"])),
             code=fault["type"],
-            detail=_sentence(fault["msg"], fault["type"], fault["input"]),
+            detail=_sentence(fault),
         )
         for fault in error.errors(include_url=False, include_context=False)[:MAX_FAULTS]
     )
@@ -100,10 +102,12 @@ def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return loc[:-1] if loc and loc[-1] == "[key]" else loc
 
 
-def _sentence(message: str, code: str, found: Any) -> str:  # Any: the faulty JSON value
+def _sentence(fault: ErrorDetails) -> str:
+    """Say what is wrong and, unless a key on the way is a secret's, what was found."""
+    message, code, found = fault["msg"], fault["type"], fault["input"]
     if code == "value_error":
         return message.removeprefix("Value error, ")
-    if code in ("missing", "extra_forbidden") or isinstance(found, dict | list):
+    if code in ("missing", "extra_forbidden") or _SECRET in fault["loc"] or isinstance(found, dict | list):
         return message
     text = ascii(found)
     shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"

@@ -3,11 +3,13 @@
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
+from sqlalchemy import event
 
 from app.core import jobs
 from tests.support import uploads
@@ -23,6 +25,23 @@ def record(parts, lease, number: int) -> None:
 def succeed(parts, lease) -> None:
     with parts.sessions.begin() as session:
         jobs.succeed(session, lease, gates={"outcome": "not_evaluated", "results": []})
+
+
+@contextmanager
+def statements(parts, actions: dict[int, Callable[[], object]]) -> Iterator[list[str]]:
+    """Collect what is asked of the database; before the statement of a number its action runs."""
+    seen: list[str] = []
+
+    def watch(_connection, _cursor, statement: str, *_) -> None:
+        seen.append(statement)
+        if act := actions.get(len(seen)):
+            act()
+
+    event.listen(parts.engine, "before_cursor_execute", watch)
+    try:
+        yield seen
+    finally:
+        event.remove(parts.engine, "before_cursor_execute", watch)
 
 
 def read_stream(http: httpx.Client, job_id: str, **headers: str) -> tuple[list[dict], list[str]]:
@@ -147,6 +166,27 @@ def test_a_long_poll_answers_when_its_time_is_over(client, job_id):
     answer = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "respond-async, wait=1"})
     assert 0.9 < time.monotonic() - started < 3.0
     assert answer.json()["status"] == "queued"
+
+
+def test_a_long_poll_counts_the_line_of_queued_jobs_once(client, parts, job_id):
+    with statements(parts, {20: lambda: uploads.start_job(parts, job_id)}) as seen:
+        answer = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=20"})
+    assert answer.json()["status"] == "running"
+    assert len(seen) > 20
+    assert sum("row_number" in statement.lower() for statement in seen) == 1
+
+
+def test_a_long_poll_whose_time_is_over_tells_the_job_as_it_is_then(client, parts, job_id):
+    lease = uploads.start_job(parts, job_id)
+    progress = {"fraction": 0.5, "step": 1, "total": 2, "eta_s": 3.0}
+
+    def move_on() -> None:
+        with parts.sessions.begin() as session:
+            jobs.record(session, lease, "progress", {}, stage="prune", progress=progress)
+
+    with statements(parts, {2: move_on}):
+        told = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=1"}).json()
+    assert (told["status"], told["stage"], told["progress"]) == ("running", "prune", progress)
 
 
 def test_a_long_poll_on_an_ended_job_answers_at_once(client, done_job_id):

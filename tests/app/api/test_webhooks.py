@@ -179,6 +179,17 @@ def test_a_job_with_callbacks_keeps_their_secret_to_itself(client, parts, model_
 
 
 @pytest.mark.parametrize(
+    "secret", ["correct-horse-battery", SECRET[:-4] + "!!!!", SECRET[6:], "whsec_" + "a" * 33, 8125550100]
+)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/validate"])
+def test_a_secret_that_is_refused_is_not_in_the_answer(client, model_id, path, secret):
+    spec = uploads.job_spec(model_id, callbacks=[{"url": URL, "secret": secret}])
+    answer = client.post(path, json=spec)
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/callbacks/0/secret"]
+    assert str(secret) not in answer.text
+
+
+@pytest.mark.parametrize(
     ("callback", "pointer"),
     [
         ({"url": "http://10.0.0.1/"}, "/callbacks/0/url"),

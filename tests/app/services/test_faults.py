@@ -1,8 +1,10 @@
 """What is wrong with a body is told in a hundred items, however much of it there is."""
 
 import tracemalloc
+from typing import Annotated
 
 import pytest
+from pydantic import BaseModel, Field, ValidationError
 
 from app.core.errors import InvalidSpec
 from app.services import faults, specs
@@ -10,6 +12,7 @@ from app.services.faults import MAX_VALUES
 
 _MIB = 1024 * 1024
 _LONG_NAME = b"x" * 900_000
+Short = Annotated[str, Field(max_length=3)]
 
 
 def _names(count: int) -> bytes:
@@ -69,6 +72,33 @@ def test_the_longest_lists_of_layers_are_taken_with_every_default_spelt_out():
         f'"structure": {{"target": {{"metric": "macs", "value": 1}}, "layers": [{rows}]}}}}'.encode()
     )
     assert len(spec.recipe.layers) == 1000
+
+
+class _Signed(BaseModel):
+    name: Short = "a"
+    secret: dict[str, Short] | Short = ""
+
+
+class _Sender(_Signed):
+    receivers: list[_Signed] = []
+
+
+@pytest.mark.parametrize("secret", ["hunter2", 4711, {"a": "hunter2"}, ["hunter2"]])
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_a_fault_does_not_repeat_what_a_key_named_secret_holds(is_deep, secret):
+    signed = {"secret": secret}
+    with pytest.raises(ValidationError) as refused:
+        _Sender.model_validate({"receivers": [signed]} if is_deep else signed)
+    found = faults.from_pydantic(refused.value)
+    at = "/receivers/0/secret" if is_deep else "/secret"
+    assert {item.pointer.startswith(at) for item in found} == {True}
+    assert not [item for item in found if "found" in item.detail or "hunter2" in item.detail]
+
+
+def test_a_fault_repeats_what_another_key_holds():
+    with pytest.raises(ValidationError) as refused:
+        _Sender.model_validate({"receivers": [{"name": "hunter2"}]})
+    assert faults.from_pydantic(refused.value)[0].detail.endswith("; found 'hunter2'")
 
 
 def test_faults_of_parameters_are_a_hundred_at_most():

@@ -93,6 +93,23 @@ def test_a_glob_that_matches_nothing_names_the_closest_layers(glob, closest):
     assert closest in fault.detail
 
 
+def test_the_closest_names_are_told_once_each():
+    row = LayerRow.model_validate({"match": "blok", "set": {"exclude": True}})
+    [fault] = find_row_faults([row], LAYERS)
+    told = fault.detail.partition("names are: ")[2].split(", ")
+    assert told[0] == "block.conv"
+    assert len(set(told)) == len(told) == 3
+
+
+def test_only_the_first_of_many_wrong_globs_are_told_with_close_names_and_the_rest_without():
+    globs = ["fc1", *(f"nothing{i}" for i in range(200))]
+    rows = [LayerRow.model_validate({"match": glob, "set": {"exclude": True}}) for glob in globs]
+    faults = find_row_faults(rows, LAYERS)
+    assert [fault.pointer for fault in faults] == [f"/recipe/layers/{i}/match" for i in range(1, 101)]
+    assert ["closest names" in fault.detail for fault in faults] == [True] * 5 + [False] * 95
+    assert faults[5].detail == "'nothing5' matches no layer"
+
+
 def test_rows_that_contradict_each_other_are_told_once_with_a_layer():
     rows = [
         LayerRow.model_validate({"match": "*", "set": {"min_sparsity": 0.6}}),
