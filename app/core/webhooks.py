@@ -66,7 +66,9 @@ def put(session: Session, notice: JobNotice) -> None:
     if notice.type not in EVENTS:
         return
     whose = or_(Webhook.job_id.is_(None), Webhook.job_id == notice.job_id)
-    rows = session.execute(select(Webhook.id, Webhook.events).where(whose, Webhook.enabled)).all()
+    # Whoever deletes one of them waits: a message to none would cost the event, and its job an attempt.
+    wanting = select(Webhook.id, Webhook.events).where(whose, Webhook.enabled)
+    rows = session.execute(wanting.with_for_update(read=True, key_share=True)).all()
     wanted = [row.id for row in rows if notice.type in row.events or EVERYTHING in row.events]
     if not wanted:
         return

@@ -2,9 +2,11 @@
 
 import json
 import threading
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from app.core import jobs, webhooks
 from app.core.db import now_plus
@@ -13,6 +15,7 @@ from app.core.ids import new_id
 from app.core.tables import JobEvent, Webhook, WebhookDelivery
 from tests.app.core.conftest import new_job
 
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -225,3 +228,22 @@ def test_what_ended_long_ago_is_forgotten_and_what_waits_is_kept(sessions, hook_
         session.execute(update(WebhookDelivery).where(WebhookDelivery.id == old).values(state="failed"))
         webhooks.forget_ended(session)
     assert [one.id for one in deliveries(sessions)] == [waiting]
+
+
+def test_a_webhook_that_is_deleted_while_an_event_is_written_waits_for_it(sessions, hook_id, monkeypatch):
+    make_payload = webhooks._payload
+
+    def delete_meanwhile(*given) -> str:
+        # SQLite has one writer at a time anyway.
+        if sessions.kw["bind"].dialect.name == "postgresql":
+            with sessions() as other:
+                other.execute(text("SET LOCAL lock_timeout = '100ms'"))
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    other.execute(delete(Webhook).where(Webhook.id == hook_id))
+        return make_payload(*given)
+
+    monkeypatch.setattr(webhooks, "_payload", delete_meanwhile)
+    with sessions.begin() as session:
+        notice = webhooks.JobNotice(new_id("job"), 1, "job.succeeded", "succeeded", None, NOON, {})
+        webhooks.put(session, notice)
+    assert [one.type for one in deliveries(sessions)] == ["job.succeeded"]
