@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from celery import Celery
 from pydantic import AliasChoices, ValidationError
@@ -140,10 +141,25 @@ def open_broker(settings: Settings) -> Celery:
     if not colon or scheme not in BROKER_SCHEMES:
         kinds = ", ".join(f"{one}://" for one in BROKER_SCHEMES)
         raise CannotStart(f"SECATEUR_BROKER_URL: expected one of {kinds}, found {mask_url(url)!r}")
+    if not _is_split_where_meant(url):
+        raise CannotStart(
+            f"SECATEUR_BROKER_URL: expected SCHEME://USER:PASSWORD@HOST:PORT/NUMBER, found {mask_url(url)!r} "
+            "(in a password / is written as %2F, ? as %3F, # as %23)"
+        )
     try:
         return make_celery(url)
     except (OSError, ValueError) as error:
         raise CannotStart(f"SECATEUR_BROKER_URL: {mask_url(url)!r} cannot be used ({say(error)})") from error
+
+
+def _is_split_where_meant(url: str) -> bool:
+    """Tell whether the port is a number and nothing of a password stands behind the host."""
+    parts = urlsplit(url)
+    try:
+        _ = parts.port
+    except ValueError:
+        return False
+    return "@" not in parts.path + parts.query + parts.fragment
 
 
 def _wait(settings: Settings, name: str, url: str, probe: Callable[[], list[Fault]]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from app.core import schema
 from app.core.config import Settings
 from app.core.db import make_engine
-from app.core.startup import CannotStart, read_settings, unknown_settings
+from app.core.startup import CannotStart, open_broker, read_settings, unknown_settings
 from app.core.storage import open_store
 from tests.support.commands import Commands, Ended
 
@@ -118,6 +118,14 @@ def test_a_broker_that_does_not_answer(start, name, migrated):
 def test_a_broker_url_that_cannot_be(start, migrated):
     sentence = start("relay", migrated, SECATEUR_BROKER_URL=f"kafka://me:{SECRET}@k")
     assert "SECATEUR_BROKER_URL: expected one of redis://" in sentence
+
+
+@pytest.mark.parametrize("password", [f"{SECRET}/x", "12/34" + SECRET, f"a?{SECRET}", f"a#{SECRET}"])
+def test_a_broker_password_that_ends_its_url_early(password, tmp_path):
+    with pytest.raises(CannotStart, match=r"password / is written as %2F") as refused:
+        open_broker(Settings(data_dir=tmp_path, broker_url=f"redis://me:{password}@127.0.0.1:6379/0"))
+    assert SECRET not in str(refused.value)
+    open_broker(Settings(data_dir=tmp_path, broker_url="redis://me:a%2Fb@127.0.0.1:6379/0"))
 
 
 @pytest.mark.parametrize("name", [*LONG_RUNNING, "serve"])
