@@ -16,6 +16,7 @@ from app.api.observed import ObservedMiddleware
 from app.api.openapi import install_openapi
 from app.api.problems import install_handlers
 from app.api.request_id import RequestIdMiddleware
+from app.core import garbage
 from app.core.blobs import open_blobs
 from app.core.catalog import read_catalog
 from app.core.config import Settings
@@ -33,6 +34,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = _make_parts(settings, metrics, app.state.closing)
         app.state.parts = parts
+        # A machine with an API need not have a relay.
+        garbage.drop_abandoned(parts.store.bytes, grace_s=settings.store_grace_s)
         yield
         parts.engine.dispose()
 

@@ -40,9 +40,14 @@ def collect(sessions: Sessions, store: BlobStore, *, grace_s: float) -> int:
     with store.collecting() as takeover_s:
         if takeover_s is None:
             return 0
-        store.drop_abandoned(max(grace_s, _ABANDONED_S))
+        drop_abandoned(store, grace_s=grace_s)
         unused = [*find_unfinished(sessions, takeover_s), *find_unused(sessions, grace_s=grace_s)]
         return _delete(sessions, store, unused)
+
+
+def drop_abandoned(store: BlobStore, *, grace_s: float) -> None:
+    """Delete uploads that broke off on this machine, which with a bucket none but its own processes see."""
+    store.drop_abandoned(max(grace_s, _ABANDONED_S))
 
 
 def collect_released(sessions: Sessions, store: BlobStore) -> int:

@@ -148,7 +148,7 @@ class Reconciler:
             return []
         if self._repair:
             self._blobs.bytes.drop_abandoned(self._grace_s)
-        detail = "uploads that broke off; the relay of their machine deletes them"
+        detail = "uploads that broke off; a relay on this machine deletes them, or an API when it starts"
         return [
             Finding(FindingKind.HALF_UPLOAD, str(count), detail, is_fault=False, is_repaired=self._repair)
         ]
