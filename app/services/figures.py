@@ -79,7 +79,10 @@ def read_figures(session: Session) -> Figures:
             & (WebhookDelivery.next_try_at <= now_plus())
             & exists().where(Webhook.id == WebhookDelivery.webhook_id, Webhook.enabled),
         ),
-        webhooks_disabled=session.scalar(select(func.count()).where(~Webhook.enabled)) or 0,
+        webhooks_disabled=session.scalar(
+            select(func.count()).where(~Webhook.enabled, Webhook.job_id.is_(None))
+        )
+        or 0,
         store_bytes={
             "models": _sum(
                 session,

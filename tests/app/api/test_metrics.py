@@ -99,6 +99,16 @@ def test_deliveries_are_counted_by_state(client, parts):
     assert value(samples, "secateur_webhook_due_messages") >= 1
 
 
+def test_of_webhooks_that_are_off_those_count_that_can_be_turned_on_again(client, parts):
+    before = value(scrape(client), "secateur_webhooks_disabled")
+    with parts.sessions.begin() as session:
+        for name, job_id in (("whk_off", None), ("whk_of_a_job", "job_x")):
+            session.add(
+                Webhook(id=name, url="https://example.org", events=["*"], enabled=False, job_id=job_id)
+            )
+    assert value(scrape(client), "secateur_webhooks_disabled") == before + 1
+
+
 def test_what_happened_is_read_once_each_and_never_twice(parts, job_id, model_id, dataset_id, client):
     with parts.reading_sessions() as session:
         since = figures.read_news(session, None, settle_s=0.0).until
