@@ -85,7 +85,8 @@ def cut_structure(
     probe_steps = accuracy_drop.steps if accuracy_drop else 0
     report = _describe(structure, shrunk, layers, refreshed=refreshed, probe_steps=probe_steps)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
-    return warn_of_cut(report, has_validation="validation" in job.splits)
+    lost = accuracy_drop.warnings if accuracy_drop else []
+    return [*lost, *warn_of_cut(report, has_validation="validation" in job.splits)]
 
 
 def warn_of_cut(report: StructureReport, *, has_validation: bool) -> list[str]:
