@@ -113,7 +113,8 @@ class AccuracyDrop:
         short = settings.model_copy(update={"epochs": None, "max_steps": self.steps})
         training = make_training(job, short, job.task, is_halved=is_halved)
         # The probes that may follow are all counted: fewer are a search that ends early.
-        total, before = (ACCURACY_PROBES + 1) * self.steps, len(self._known) * self.steps
+        rounds = job.spec.structure.rounds if job.spec.structure else 1
+        total, before = (ACCURACY_PROBES * rounds + 1) * self.steps, len(self._known) * self.steps
         if begun is not None:
             module.load_state_dict(begun["module"])
             self._progress.resume(min(before + begun["loop"]["step"], total), total)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import count
 
 import pytest
 import torch
@@ -59,14 +60,14 @@ def test_an_attempt_that_was_killed_leaves_what_it_judged_to_the_next(
     given = make_spec(uploads, structure=ASKED, finetune=FINETUNE)
     judge, judged = AccuracyDrop._measure, []
 
-    def count(self, module):
+    def watch(self, module):
         if len(judged) == 3:
             judged.append(None)
             raise Killed
         judged.append(module)
         return judge(self, module)
 
-    monkeypatch.setattr(AccuracyDrop, "_measure", count)
+    monkeypatch.setattr(AccuracyDrop, "_measure", watch)
     with pytest.raises(Killed):
         run_stages(Job(tmp_path / "killed", given), lambda _: None)
     resumed = run_job(tmp_path / "killed", given)
@@ -105,7 +106,10 @@ class Bench:
         folder = job.folder(Stage.PRUNE)
         folder.begin({})
         self.sent: list = []
-        progress = ProgressReporter(self.sent.append, Stage.PRUNE, has_finetune=True)
+        seconds = count()  # each is over a second after the last, so that every message goes out
+        progress = ProgressReporter(
+            self.sent.append, Stage.PRUNE, has_finetune=True, clock=lambda: 2.0 * next(seconds)
+        )
         whole, self.other = (job.read_dense().network.module for _ in range(2))
         with torch.no_grad():
             for parameter in self.other.parameters():
@@ -198,3 +202,11 @@ def test_a_whole_model_that_answers_nan_ends_the_job(uploads, tmp_path, monkeypa
     monkeypatch.setattr(AccuracyDrop, "_measure", answer)
     with pytest.raises(NonfiniteAnswers):
         Bench(tmp_path / "work", make_spec(uploads, structure=ASKED, finetune=FINETUNE))
+
+
+def test_progress_counts_the_sizes_of_every_round(uploads, tmp_path):
+    bench = Bench(tmp_path / "work", make_spec(uploads, structure=ASKED | {"rounds": 3}, finetune=FINETUNE))
+    bench.measure_drop(bench.other)
+    told = [message for message in bench.sent if isinstance(message, Progress)]
+    # The whole network is judged once, and twelve sizes a round, each after 20 steps.
+    assert {message.total for message in told} == {(1 + 3 * 12) * 20}

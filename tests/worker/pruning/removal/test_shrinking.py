@@ -61,6 +61,21 @@ def test_every_criterion_that_can_score_finds_an_order() -> None:
         assert parameters(model) <= 40_000, name
 
 
+def test_what_rows_take_in_the_first_round_may_cost_what_is_allowed_in_all() -> None:
+    model = network()
+    whole = parameters(model)
+    given = structure(
+        target={"metric": "accuracy_drop", "value": 0.9},
+        rounds=4,
+        layers=[{"match": "*", "set": {"min_sparsity": 0.5}}],
+    )
+    # More than half of the parameters go with half of the channels: over a quarter of the limit at once.
+    found = shrink(model, given, DATA, measures={"accuracy_drop": lambda one: 1.0 - parameters(one) / whole})
+    assert 0.5 < found.after <= 0.9
+    assert len(found.probes[0]) == 1
+    assert parameters(model) < 0.5 * whole
+
+
 def test_a_target_below_the_smallest_model_names_the_nearest() -> None:
     with pytest.raises(UnreachableTarget, match="even the smallest model is larger") as caught:
         shrink(network(), structure(target={"metric": "parameters", "value": 10}), DATA)
