@@ -67,17 +67,20 @@ def _bring(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _follow_file(loaded: LoadedModel) -> Measure:
-    """Count the bytes of the file that a cut model is exported as: of the tensors that the upload has."""
+    """Count the bytes of the file that a cut model is exported as: the upload's tensors, under its names."""
     # They stay the same objects when they are cut, and get other names behind a block that is gone.
     state = loaded.network.module.state_dict(keep_vars=True)
     written = Counter(id(state[name]) for name in loaded.tensor_names)
+    uploaded = set(loaded.tensor_names)
 
     def measure_bytes(module: nn.Module) -> float:
         due, tensors = written.copy(), {}
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            if due[id(tensor)] > 0:
-                due[id(tensor)] -= 1
-                tensors[name] = tensor
+        now = module.state_dict(keep_vars=True)
+        # Of the names of a tied weight, the one that the upload has comes first.
+        for name in sorted(now, key=lambda name: name not in uploaded):
+            if due[id(now[name])] > 0:
+                due[id(now[name])] -= 1
+                tensors[loaded.names_in_file.get(name, name)] = now[name]
         return float(count_file_bytes(tensors))
 
     return measure_bytes

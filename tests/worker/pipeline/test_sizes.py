@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from app.core.errors import PruningRefused
 from app.core.spec import Latency
+from tests.support.huggingface import make_llama_folder, make_vit_folder, model_input
 from tests.worker.pipeline.test_structure import STRUCTURE, make_spec
 from worker.formats.registry import read_model
 from worker.pipeline.job import Job
 from worker.pipeline.sizes import list_measures, time_again
+from worker.pruning.removal.depth import Depth
 from worker.pruning.removal.shrinking import Shrunk
-from worker.pruning.removal.surgery import Removal
+from worker.pruning.removal.surgery import Removal, remove
 
 TIMED = STRUCTURE | {"target": {"metric": "latency_ms", "value": 1.0}}
 
@@ -55,3 +58,30 @@ def test_a_latency_on_a_device_that_is_not_there_is_refused_before_the_search(up
         list_measures(job, job.read_dense())
     other = Job(tmp_path, make_spec(uploads, structure=STRUCTURE, evaluation={"latency": latency}))
     assert "latency_ms" not in list_measures(other, other.read_dense())
+
+
+@pytest.mark.parametrize("kept", [tuple(range(12)), (0, 2, 3, 11)], ids=["whole", "without_blocks"])
+def test_bytes_are_those_of_a_file_under_the_names_of_the_upload(uploads, tmp_path, kept):
+    folder = make_vit_folder(tmp_path / "vit", num_hidden_layers=12)
+    given = make_spec(uploads, structure=STRUCTURE).model_copy(update={"model": model_input(folder)})
+    job = Job(tmp_path / "work", given)
+    loaded = read_model(given.model)
+    measure_bytes = list_measures(job, loaded)["size_bytes"]
+    job.removal = Removal({}, {}, (Depth("vit.layers", kept, 12),))
+    remove(loaded.network.module, job.removal)
+    written = tmp_path / "written.safetensors"
+    tensors = job.select_exported(loaded.network.module.state_dict())
+    save_file(tensors, written, metadata={"format": "pt"})
+    assert measure_bytes(loaded.network.module) == written.stat().st_size
+
+
+def test_bytes_are_those_of_a_file_that_names_a_tied_weight_as_the_upload_does(uploads, tmp_path):
+    folder = make_llama_folder(tmp_path / "llama", tie_word_embeddings=True)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+    given = make_spec(uploads, structure=STRUCTURE).model_copy(update={"model": model_input(folder)})
+    loaded = read_model(given.model)
+    measure_bytes = list_measures(Job(tmp_path / "work", given), loaded)["size_bytes"]
+    assert measure_bytes(loaded.network.module) == path.stat().st_size
