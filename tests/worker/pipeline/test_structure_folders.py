@@ -62,7 +62,7 @@ def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path)
     assert sum(p.numel() for p in loaded.network.module.parameters()) == run.report.summary.parameters.after
     assert any("from_pretrained of transformers does not load" in warning for warning in run.report.warnings)
     # The lines of the page load it all the same.
-    (code,) = re.findall(r"```python\n(from safetensors.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(import transformers.*?)```", PAGE.read_text(), re.DOTALL)
     scope = {"folder": run.output / "artifacts"}
     exec(compile(code, "structure.md", "exec"), scope)
     state = loaded.network.module.state_dict()
