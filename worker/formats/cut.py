@@ -1,6 +1,7 @@
 """A cut model's architecture as data: which sizes its modules have, so that its tensors fit into them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from worker.pruning.removal.surgery import resize
 from worker.pruning.removal.tracer import Knob
 
 CUT = "cut"
+# Heads and neurons that were cut by nine tenths, and what was left of them once more.
+_MOST_TIMES_LARGER = 100
 
 
 def describe_cut(counts: Mapping[Knob, int], depths: Sequence[Depth] = ()) -> dict[str, JsonValue]:
@@ -43,6 +46,22 @@ def read_depths(cut: Any) -> tuple[Depth, ...]:  # Any: JSON that the service ha
 def is_cut(architecture: Mapping[str, JsonValue]) -> bool:
     """Tell whether an architecture is that of a cut model."""
     return architecture.get(CUT) is not None
+
+
+def check_whole(whole: nn.Module, cut: JsonValue, shapes: Mapping[str, Iterable[int]]) -> None:
+    """Refuse a cut of a network too large for its tensors: building it takes memory for the whole first.
+
+    Raises ArchitectureMismatch.
+    """
+    if cut is None:
+        return
+    held = sum(map(prod, shapes.values()))
+    asked = sum(parameter.numel() for parameter in whole.parameters())
+    if asked > _MOST_TIMES_LARGER * held:
+        raise ArchitectureMismatch(
+            f"the cut is one of a whole network of {asked:,} numbers, and the files hold {held:,}; expected "
+            f"one at most {_MOST_TIMES_LARGER} times as large"
+        )
 
 
 def fit_module(module: nn.Module, cut: JsonValue, shapes: Mapping[str, Iterable[int]]) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from app.core.errors import ArchitectureMismatch, InvalidModel
 from app.core.huggingface import CONFIG, CUT_FIELD, TOKENIZER, TOKENIZER_CONFIG
-from worker.formats.cut import check_runs, fit_module
+from worker.formats.cut import check_runs, check_whole, fit_module
 from worker.formats.registry import LoadedModel, register
 from worker.formats.weights import (
     FLOATS,
@@ -62,6 +62,7 @@ def read_huggingface(model: ModelInput) -> LoadedModel:
     own_names = {in_file: name for name, in_file in names_in_file.items()}
     forms = {own_names.get(name, name): form for name, form in in_file.items()}
     cut, shapes = config.get(CUT_FIELD), {name: form.shape for name, form in forms.items()}
+    check_whole(meta, cut, shapes)
     fit_module(meta, cut, shapes)
     _check_forms(meta, forms)
     module = blueprint.build_empty()

@@ -106,13 +106,21 @@ def _compute_mse(answers: Answers, weights: Counts) -> Floats:
 
 
 def _count_classes(answers: Answers, weights: Counts) -> tuple[Floats, Floats, Floats]:
-    """Return how often each class is answered rightly, is answered, is true; each [draws, classes]."""
-    prediction, truth = answers.integers("prediction"), answers.integers("truth")
+    """Return how often each class is answered rightly, is answered, is true; each [draws, classes].
+
+    Of more than two classes, only those that some sample has or is answered with: the others add nothing to
+    any metric, and of 20,000 a bootstrap would take gigabytes.
+    """
+    prediction, truth, classes = answers.integers("prediction"), answers.integers("truth"), answers.classes
+    if classes > 2:
+        seen, numbers = np.unique(np.concatenate([prediction, truth]), return_inverse=True)
+        prediction, truth = numbers[: len(truth)], numbers[len(truth) :]
+        classes = len(seen)
     is_right = prediction == truth
     return (
-        _sum_by_class(weights[:, is_right], truth[is_right], answers.classes),
-        _sum_by_class(weights, prediction, answers.classes),
-        _sum_by_class(weights, truth, answers.classes),
+        _sum_by_class(weights[:, is_right], truth[is_right], classes),
+        _sum_by_class(weights, prediction, classes),
+        _sum_by_class(weights, truth, classes),
     )
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from app.core.errors import DatasetMismatch
+from app.core.errors import DatasetMismatch, DivergedTraining, NonfiniteAnswers, SecateurError
 from worker.measure.metrics import METRICS, measure
 from worker.measure.records import record_split
 from worker.numerics import is_out_of_memory
@@ -35,8 +35,9 @@ _CHECKPOINTS = "probes"
 class AccuracyDrop:
     """Measures how far the accuracy of a cut model falls below that of the `whole` one, 0..1.
 
-    `settle` is what is done with a cut model before it is judged, where no training follows. Raises
-    DatasetMismatch without a split to judge on, DivergedTraining.
+    `settle` is what is done with a cut model before it is judged, where no training follows. One that
+    diverges or answers NaN costs all accuracy, which `warnings` say: a smaller cut may not. Raises
+    DatasetMismatch without a split to judge on, NonfiniteAnswers of the whole model.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class AccuracyDrop:
         self._settle = settle
         interval_s = job.spec.resources.checkpoint_s
         self._checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=interval_s)
-        written = self._checkpoints.read() or {"accuracies": {}, "begun": None}
+        written = self._checkpoints.read() or {"accuracies": {}, "warnings": [], "begun": None}
         self._known: dict[str, float] = written["accuracies"]
+        self.warnings: list[str] = written["warnings"]
         self._begun: Tree | None = written["begun"]
         self._whole = _digest(whole)
         self._dense = self._judge_once(whole)
@@ -73,10 +75,16 @@ class AccuracyDrop:
         """Return the accuracy of a model, which comes back as it was."""
         digest = _digest(module)
         if digest not in self._known:
-            with _state_kept(module) as restore:
-                if digest != self._whole:
-                    self._recover(module, digest, restore)
-                self._known[digest] = self._measure(module)
+            try:
+                with _state_kept(module) as restore:
+                    if digest != self._whole:
+                        self._recover(module, digest, restore)
+                    self._known[digest] = self._measure(module)
+            except (DivergedTraining, NonfiniteAnswers) as error:
+                if digest == self._whole:
+                    raise
+                self._known[digest] = 0.0
+                self.warnings.append(_describe_lost(module, error))
             # Without a training each size that was judged counts as a step.
             self._write(begun=None, steps=len(self._known) * max(1, self.steps))
         return self._known[digest]
@@ -105,7 +113,8 @@ class AccuracyDrop:
         short = settings.model_copy(update={"epochs": None, "max_steps": self.steps})
         training = make_training(job, short, job.task, is_halved=is_halved)
         # The probes that may follow are all counted: fewer are a search that ends early.
-        total, before = (ACCURACY_PROBES + 1) * self.steps, len(self._known) * self.steps
+        rounds = job.spec.structure.rounds if job.spec.structure else 1
+        total, before = (ACCURACY_PROBES * rounds + 1) * self.steps, len(self._known) * self.steps
         if begun is not None:
             module.load_state_dict(begun["module"])
             self._progress.resume(min(before + begun["loop"]["step"], total), total)
@@ -127,11 +136,9 @@ class AccuracyDrop:
                     if stop.is_made:
                         raise Stopped
                 self._progress.report(min(before + loop.step, total), total)
-        for parameter in module.parameters():
-            parameter.grad = None
 
     def _write(self, *, begun: Tree | None, steps: int) -> None:
-        self._checkpoints.write({"accuracies": self._known, "begun": begun})
+        self._checkpoints.write({"accuracies": self._known, "warnings": self.warnings, "begun": begun})
         self._progress.tell_checkpoint(steps)
 
     @cached_property
@@ -181,7 +188,13 @@ def _state_kept(module: nn.Module) -> Iterator[Callable[[], object]]:
         yield partial(module.load_state_dict, before)
     finally:
         module.load_state_dict(before)
+        module.zero_grad(set_to_none=True)
         module.eval()
+
+
+def _describe_lost(module: nn.Module, error: SecateurError) -> str:
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return f"a cut to {parameters:,} parameters that was tried counts as one of accuracy 0: {error.detail}"
 
 
 def _digest(module: nn.Module) -> str:

@@ -77,6 +77,7 @@ def _write_companions(job: Job, folder: StageFolder) -> None:
     config["dtype"] = "float32"
     if job.removal is not None:
         config.pop(CUT_FIELD, None)
+        config.pop(_WHY_FIELD, None)
     if is_cut(job.exported_model.architecture):
         config |= _describe_shape(job)
     (folder.path / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

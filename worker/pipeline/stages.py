@@ -50,12 +50,14 @@ def run_stages(job: Job, send: Callable[[RunnerMessage], None]) -> None:
 
 def _make_progress(job: Job, send: Callable[[RunnerMessage], None], stage: Stage) -> ProgressReporter:
     finetune, structure = job.spec.finetune, job.spec.structure
-    trains_probes = finetune and structure and structure.target.metric == "accuracy_drop"
+    probes = 0
+    if structure and structure.target.metric == "accuracy_drop":
+        probes = ACCURACY_PROBES * structure.rounds
     return ProgressReporter(
         send,
         stage,
         has_finetune=finetune is not None,
-        probe_trainings=finetune.probe_fraction * ACCURACY_PROBES if finetune and trains_probes else 0.0,
+        probe_trainings=finetune.probe_fraction * probes if finetune else 0.0,
     )
 
 

@@ -1,11 +1,8 @@
 """Cut the dense model of a job down to its structure's target, and say what came of it."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -13,23 +10,20 @@ from app.core.report import HistoryRow, StructureGroup, StructureProbe, Structur
 from app.core.spec import Structure
 from worker.datasets.splits import Batch
 from worker.formats.registry import LoadedModel
-from worker.measure.latency import measure_p50_ms, time_by_turns
-from worker.measure.macs import count_macs
 from worker.models.inputs import compute_logits, draw_inputs
-from worker.models.registry import Network
 from worker.pipeline.accuracy_drop import AccuracyDrop
 from worker.pipeline.folder import StageFolder
 from worker.pipeline.job import BATCHNORM_NAME, REMOVAL_NAME, Job
 from worker.pipeline.progress import ProgressReporter
 from worker.pipeline.pruning import draw_calibration_batches, make_loss
+from worker.pipeline.sizes import list_measures, time_again
 from worker.pruning.layers import Layer, find_layers
 from worker.pruning.plan import make_plan
 from worker.pruning.recipe import read_recipe
 from worker.pruning.removal.blocks import list_names
 from worker.pruning.removal.bounds import find_makers
-from worker.pruning.removal.file_size import count_file_bytes
 from worker.pruning.removal.groups import Group
-from worker.pruning.removal.shrinking import Measure, Shrunk, shrink
+from worker.pruning.removal.shrinking import Shrunk, shrink
 from worker.pruning.removal.surgery import Removal, dump_removal
 from worker.pruning.removal.tracer import Axis
 from worker.training.batchnorm import read_statistics, refresh_if_better
@@ -61,7 +55,7 @@ def cut_structure(
         make_plan(network.module, read_recipe(job.spec.recipe.model_dump(mode="json", exclude_none=True)))
     drawn = draw_calibration_batches(job, network) or []
     full = _list_full(drawn)
-    measures = _list_measures(job, loaded)
+    measures = list_measures(job, loaded)
     accuracy_drop: AccuracyDrop | None = None
     if structure.target.metric == "accuracy_drop":
         settle = partial(_refresh_if_better, job, drawn=full)
@@ -76,7 +70,7 @@ def cut_structure(
         measures=measures,
     )
     if structure.target.metric == "latency_ms":
-        shrunk = _time_again(job, network, shrunk)
+        shrunk = time_again(job, network, shrunk)
     folder.write_json(REMOVAL_NAME, dump_removal(shrunk.removal))
     is_cut = bool(shrunk.removal.kept or shrunk.removal.depths)
     is_refreshed = is_cut and _refresh_if_better(job, network.module, full)
@@ -85,7 +79,8 @@ def cut_structure(
     probe_steps = accuracy_drop.steps if accuracy_drop else 0
     report = _describe(structure, shrunk, layers, refreshed=refreshed, probe_steps=probe_steps)
     folder.write_json(_REPORT_NAME, report.model_dump(mode="json"))
-    return warn_of_cut(report, has_validation="validation" in job.splits)
+    lost = accuracy_drop.warnings if accuracy_drop else []
+    return [*lost, *warn_of_cut(report, has_validation="validation" in job.splits)]
 
 
 def warn_of_cut(report: StructureReport, *, has_validation: bool) -> list[str]:
@@ -123,20 +118,6 @@ def list_probe_rows(report: StructureReport) -> tuple[HistoryRow, ...]:
     )
 
 
-def _list_measures(job: Job, loaded: LoadedModel) -> dict[str, Measure]:
-    network = loaded.network
-    blank = network.inputs.blank(1, job.device)
-    measures: dict[str, Measure] = {
-        "macs": lambda module: float(count_macs(module, blank).total),
-        "size_bytes": _follow_file(loaded),
-    }
-    settings = job.spec.evaluation.latency
-    if settings is not None:
-        batch = network.inputs.blank(settings.batch_size, job.device)
-        measures["latency_ms"] = lambda module: measure_p50_ms(module, batch, repeats=settings.repeats)
-    return measures
-
-
 def _list_full(drawn: Sequence[Batch]) -> list[Batch]:
     """Return the batches as large as the first; none where that is one sample, which has no variance.
 
@@ -158,35 +139,6 @@ def _refresh_if_better(job: Job, module: nn.Module, drawn: Sequence[Batch]) -> b
         return float(torch.stack(losses).mean())
 
     return refresh_if_better(module, [batch.inputs for batch in drawn], measure_loss)
-
-
-def _time_again(job: Job, network: Network, shrunk: Shrunk) -> Shrunk:
-    """Time the cut model by turns with the whole one: what else the machine did meanwhile slows down both."""
-    settings = job.spec.evaluation.latency
-    if settings is None:  # refused with the spec
-        return shrunk
-    batch = network.inputs.blank(settings.batch_size, job.device)
-    whole = job.read_dense().network.module
-    timings = time_by_turns(whole, network.module, batch, repeats=settings.repeats)
-    before, after = (float(np.median(times)) for times in (timings.dense_ms, timings.pruned_ms))
-    return replace(shrunk, before=before, after=after)
-
-
-def _follow_file(loaded: LoadedModel) -> Measure:
-    """Count the bytes of the file that a cut model is exported as: of the tensors that the upload has."""
-    # They stay the same objects when they are cut, and get other names behind a block that is gone.
-    state = loaded.network.module.state_dict(keep_vars=True)
-    written = Counter(id(state[name]) for name in loaded.tensor_names)
-
-    def measure_bytes(module: nn.Module) -> float:
-        due, tensors = written.copy(), {}
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            if due[id(tensor)] > 0:
-                due[id(tensor)] -= 1
-                tensors[name] = tensor
-        return float(count_file_bytes(tensors))
-
-    return measure_bytes
 
 
 def _describe(

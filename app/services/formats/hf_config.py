@@ -1,11 +1,14 @@
 """Check the config.json of a Hugging Face model: a known architecture of sane size that needs no code."""
 
+import json
 from collections.abc import Iterator
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from app.core.errors import InvalidModel, UnknownArchitecture
-from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX, IMAGES_SUFFIX
+from app.core.huggingface import ARCHITECTURES, CLASSIFICATION_SUFFIX, CONFIG, CUT_FIELD, IMAGES_SUFFIX
+from app.services.faults import from_pydantic, refusal
+from app.services.manifests import Cut
 
 Config = dict[str, JsonValue]
 # What would make transformers fetch or run code, or read weights in another way than they lie in the file.
@@ -69,6 +72,7 @@ def check_config(config: Config, *, tensors: int) -> tuple[str, str]:
     _check_computation(config, found[0])
     _check_sizes(config, tensors)
     _check_labels(config, found[1])
+    _check_cut(config.get(CUT_FIELD))
     if found[1].endswith(IMAGES_SUFFIX):
         _check_patches(config)
     return found
@@ -160,6 +164,15 @@ def _check_labels(config: Config, architecture: str) -> None:
         raise InvalidModel(
             "config.json asks for several labels a sample; one class, or one number, is supported"
         )
+
+
+def _check_cut(cut: JsonValue) -> None:
+    if cut is None:
+        return
+    try:
+        Cut.model_validate_json(json.dumps(cut))
+    except ValidationError as error:
+        raise refusal(InvalidModel, from_pydantic(error, at=f"/{CUT_FIELD}"), what=CONFIG) from error
 
 
 def _largest(name: str) -> int:

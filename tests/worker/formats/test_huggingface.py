@@ -31,6 +31,7 @@ from tests.support.huggingface import (
     model_input,
 )
 from worker.formats.registry import LoadedModel, read_model
+from worker.models.huggingface.network import Blueprint
 from worker.models.inputs import ImageInput, compute_logits
 
 TEXTS = [
@@ -221,6 +222,16 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(folder, value):
 def test_a_config_that_does_not_fit_is_refused_before_memory_is_taken(folder, changes, error, says):
     edit_config(folder, **changes)
     with pytest.raises(error, match=says):
+        read(folder)
+
+
+def test_a_cut_of_a_network_far_larger_than_its_file_is_refused_before_memory_is_taken(folder, monkeypatch):
+    def build(_):
+        raise AssertionError("memory was taken")
+
+    monkeypatch.setattr(Blueprint, "build_empty", build)
+    edit_config(folder, secateur_cut={}, hidden_size=2**14, intermediate_size=2**14)
+    with pytest.raises(ArchitectureMismatch, match=r"whole network of .* the files hold"):
         read(folder)
 
 

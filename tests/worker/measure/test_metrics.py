@@ -50,6 +50,18 @@ def test_a_class_that_nobody_names_does_not_change_the_mean_of_the_f1():
     assert measure(METRICS["f1"], few) == measure(METRICS["f1"], many)
 
 
+@pytest.mark.parametrize("name", ["f1", "mcc"])
+@given(draw_labels(5), st.integers(0, 2**32 - 1))
+def test_classes_that_do_not_occur_take_no_memory_and_change_no_value(name, labels, seed):
+    truth, prediction = map(np.array, labels)
+    weights = np.random.default_rng(seed).multinomial(len(truth), np.ones(len(truth)) / len(truth), size=7)
+    among_few = METRICS[name].value(classified(truth, prediction, 5), weights)
+    # A number for each of so many classes is in no machine's address space.
+    spread = np.array([0, 3, 10**6, 10**12, 10**15 - 1])
+    among_many = METRICS[name].value(classified(spread[truth], spread[prediction], 10**15), weights)
+    assert among_many == pytest.approx(among_few, abs=1e-12)
+
+
 def test_two_classes_stay_two_where_only_one_is_seen():
     assert measure(METRICS["f1"], classified([0, 0], [0, 0], 2)) == 0.0
     assert measure(METRICS["f1"], classified([0, 0], [0, 0], 3)) == 1.0

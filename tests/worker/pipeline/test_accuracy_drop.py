@@ -2,11 +2,13 @@
 
 import os
 import signal
+from itertools import count
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.core.errors import NonfiniteAnswers
 from app.core.states import Stage
 from tests.worker.pipeline.conftest import run_job
 from tests.worker.pipeline.test_structure import STRUCTURE, make_spec
@@ -58,14 +60,14 @@ def test_an_attempt_that_was_killed_leaves_what_it_judged_to_the_next(
     given = make_spec(uploads, structure=ASKED, finetune=FINETUNE)
     judge, judged = AccuracyDrop._measure, []
 
-    def count(self, module):
+    def watch(self, module):
         if len(judged) == 3:
             judged.append(None)
             raise Killed
         judged.append(module)
         return judge(self, module)
 
-    monkeypatch.setattr(AccuracyDrop, "_measure", count)
+    monkeypatch.setattr(AccuracyDrop, "_measure", watch)
     with pytest.raises(Killed):
         run_stages(Job(tmp_path / "killed", given), lambda _: None)
     resumed = run_job(tmp_path / "killed", given)
@@ -77,19 +79,41 @@ def test_an_attempt_that_was_killed_leaves_what_it_judged_to_the_next(
     assert all(torch.equal(digests[0][name], digests[1][name]) for name in digests[0])
 
 
+def test_a_size_that_answers_nan_costs_too_much_and_the_search_goes_on(uploads, tmp_path, monkeypatch):
+    measure = AccuracyDrop._measure
+
+    def answer(self, module):
+        if sum(parameter.numel() for parameter in module.parameters()) < 3_000:
+            raise NonfiniteAnswers("the model answers NaN")
+        return measure(self, module)
+
+    monkeypatch.setattr(AccuracyDrop, "_measure", answer)
+    target = {"metric": "accuracy_drop", "value": 0.2}
+    given = make_spec(uploads, structure=STRUCTURE | {"target": target}, finetune=FINETUNE)
+    report = run_job(tmp_path / "work", given).report
+    parameters = report.summary.parameters
+    assert 3_000 <= parameters.after < parameters.before
+    warnings = [warning for warning in report.warnings if "counts as one of accuracy 0" in warning]
+    assert warnings
+    assert all("answers NaN" in warning for warning in warnings)
+
+
 class Bench:
     """A search for a size, in a folder of its own: the whole network, and another one to judge."""
 
-    def __init__(self, work, given) -> None:
+    def __init__(self, work, given, scale=0.5) -> None:
         job = Job(work, given)
         folder = job.folder(Stage.PRUNE)
         folder.begin({})
         self.sent: list = []
-        progress = ProgressReporter(self.sent.append, Stage.PRUNE, has_finetune=True)
+        seconds = count()  # each is over a second after the last, so that every message goes out
+        progress = ProgressReporter(
+            self.sent.append, Stage.PRUNE, has_finetune=True, clock=lambda: 2.0 * next(seconds)
+        )
         whole, self.other = (job.read_dense().network.module for _ in range(2))
         with torch.no_grad():
             for parameter in self.other.parameters():
-                parameter.mul_(0.5)
+                parameter.mul_(scale)
         self.before = {name: tensor.clone() for name, tensor in self.other.state_dict().items()}
         self.measure_drop = AccuracyDrop(job, folder, progress, whole, settle=lambda _: None)
 
@@ -152,3 +176,37 @@ def test_a_probe_that_memory_is_too_small_for_is_trained_in_halves_and_leaves_th
     assert -1.0 <= drop <= 1.0
     assert bench.is_unchanged()
     assert all(parameter.grad is None for parameter in bench.other.parameters())
+
+
+@pytest.mark.parametrize("probe_fraction", [0.1, 0.0], ids=["trained", "as_cut"])
+def test_a_model_that_diverges_costs_all_accuracy_once_and_comes_back_as_it_was(
+    uploads, tmp_path, probe_fraction
+):
+    finetune = FINETUNE | {"probe_fraction": probe_fraction}
+    given = make_spec(uploads, structure=ASKED, finetune=finetune)
+    first = Bench(tmp_path / "work", given, scale=1e30)
+    drop = first.measure_drop(first.other)
+    assert drop == first.measure_drop._dense > 0.5
+    assert first.is_unchanged()
+    assert all(parameter.grad is None for parameter in first.other.parameters())
+    second = Bench(tmp_path / "work", given, scale=1e30)
+    assert second.measure_drop.warnings == first.measure_drop.warnings
+    assert second.measure_drop(second.other) == drop
+    assert len(second.measure_drop.warnings) == 1
+
+
+def test_a_whole_model_that_answers_nan_ends_the_job(uploads, tmp_path, monkeypatch):
+    def answer(self, module):
+        raise NonfiniteAnswers("the model answers NaN")
+
+    monkeypatch.setattr(AccuracyDrop, "_measure", answer)
+    with pytest.raises(NonfiniteAnswers):
+        Bench(tmp_path / "work", make_spec(uploads, structure=ASKED, finetune=FINETUNE))
+
+
+def test_progress_counts_the_sizes_of_every_round(uploads, tmp_path):
+    bench = Bench(tmp_path / "work", make_spec(uploads, structure=ASKED | {"rounds": 3}, finetune=FINETUNE))
+    bench.measure_drop(bench.other)
+    told = [message for message in bench.sent if isinstance(message, Progress)]
+    # The whole network is judged once, and twelve sizes a round, each after 20 steps.
+    assert {message.total for message in told} == {(1 + 3 * 12) * 20}

@@ -62,7 +62,7 @@ def test_heads_of_a_folder_are_cut_and_the_report_says_who_can_read_it(tmp_path)
     assert sum(p.numel() for p in loaded.network.module.parameters()) == run.report.summary.parameters.after
     assert any("from_pretrained of transformers does not load" in warning for warning in run.report.warnings)
     # The lines of the page load it all the same.
-    (code,) = re.findall(r"```python\n(from safetensors.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(import transformers.*?)```", PAGE.read_text(), re.DOTALL)
     scope = {"folder": run.output / "artifacts"}
     exec(compile(code, "structure.md", "exec"), scope)
     state = loaded.network.module.state_dict()
@@ -89,6 +89,23 @@ def test_equal_widths_are_written_into_the_config_and_from_pretrained_loads_them
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in tensors.items())
     assert not any("from_pretrained" in warning for warning in run.report.warnings)
     read_model(exported)
+
+
+def test_a_second_cut_that_the_config_can_say_leaves_nothing_of_the_first_there(tmp_path):
+    model = make_folder(tmp_path / "model", "bert", classes=2)
+    config = model / "config.json"
+    first = {"secateur_cut": {"padded": []}, "secateur_cut_because": "heads are no field of it"}
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | first))
+    given = text_input(model, dataset_input(tmp_path, csv_bytes(sentences()), max_tokens=8))
+    # One of two blocks, of 8,544 of the 21,218 parameters.
+    blocks = {"kinds": ["block"], "target": {"metric": "parameters", "value": 13_000}}
+    spec = given.spec.model_dump(mode="json") | {"structure": blocks}
+    given = given.model_copy(update={"spec": JobSpec.model_validate_json(json.dumps(spec))})
+    run = run_job(tmp_path / "work", given)
+    written = json.loads((run.output / "artifacts" / "config.json").read_bytes())
+    assert written["num_hidden_layers"] == 1
+    assert not [name for name in written if name.startswith("secateur_cut")]
+    assert not any("from_pretrained" in warning for warning in run.report.warnings)
 
 
 def test_queries_of_a_single_key_are_cut_where_they_are_asked_for(tmp_path):

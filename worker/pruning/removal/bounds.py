@@ -4,16 +4,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from worker.pruning.errors import ContradictoryRows
 from worker.pruning.layers import Layer, find_layers
-from worker.pruning.removal.groups import Group
+from worker.pruning.removal.depth import BlockList
+from worker.pruning.removal.groups import Cut, Group
 from worker.pruning.removal.ranking import Limits, find_limits
 from worker.pruning.removal.recipe import Structure
 from worker.pruning.removal.surgery import Removal
-from worker.pruning.removal.tracer import Axis
+from worker.pruning.removal.tracer import Axis, Knob
 from worker.pruning.rows import Wish, read_rows
+
+# A kind, where a group lies, and a position there; a group's name, and the number of one of its units.
+_Place = tuple[str, Axis | Knob | BlockList, int]
+_Unit = tuple[str, int]
+# A channel of each of its groups was one unit: what now is a unit is a part of that.
+_IS_DEPTHWISE = "became depthwise in an earlier round: one channel of each group is left"
 
 
 def mark_groups(model: nn.Module, groups: Sequence[Group], structure: Structure) -> tuple[Group, ...]:
@@ -46,14 +53,15 @@ def limit_groups(
 def keep_names(found: Sequence[Group], at_first: Sequence[Group], removal: Removal) -> tuple[Group, ...]:
     """Give the groups of a model that was cut the names that they had before: those of positions moved.
 
-    `removal` is what was cut since the groups `at_first` were found. Groups of blocks stay as they are.
+    `removal` is what was cut since the groups `at_first` were found. Groups of blocks stay as they are. One
+    whose units were one unit before is refused.
     """
-    names: dict[tuple[str, Axis, int], str] = {}
+    units: dict[_Place, _Unit] = {}
     for group in at_first:
         if (cut := _find_own_cut(group)) is not None:
-            where, positions = cut
-            names.update(((group.kind, where, position), group.name) for position in positions.tolist())
-    return tuple(_rename(group, names, removal) for group in found)
+            for number, positions in enumerate(cut.index.tolist()):
+                units.update({(group.kind, cut.where, one): (group.name, number) for one in positions})
+    return tuple(_rename(group, units, removal) for group in found)
 
 
 def find_makers(group: Group, layers: Sequence[Layer]) -> dict[str, int]:
@@ -69,20 +77,24 @@ def find_makers(group: Group, layers: Sequence[Layer]) -> dict[str, int]:
     }
 
 
-def _rename(group: Group, names: Mapping[tuple[str, Axis, int], str], removal: Removal) -> Group:
+def _rename(group: Group, units: Mapping[_Place, _Unit], removal: Removal) -> Group:
     if (cut := _find_own_cut(group)) is None:
         return group
-    where, positions = cut
-    first = positions[:1]
-    at_first = int(removal.kept[where][first] if where in removal.kept else first)
-    return replace(group, name=names.get((group.kind, where, at_first), group.name))
+    firsts = cut.index[:, 0]
+    if isinstance(cut.where, Axis) and cut.where in removal.kept:
+        firsts = removal.kept[cut.where][firsts]
+    owners = [units.get((group.kind, cut.where, first)) for first in firsts.tolist()]
+    known = [owner for owner in owners if owner is not None]
+    why_not = group.why_not if len(set(known)) == len(known) else _IS_DEPTHWISE
+    name = group.name if owners[0] is None else owners[0][0]
+    return replace(group, name=name, why_not=why_not)
 
 
-def _find_own_cut(group: Group) -> tuple[Axis, Tensor] | None:
-    """Return where a group lies in the tensor that it is named after, and its positions, flat int64."""
+def _find_own_cut(group: Group) -> Cut | None:
+    """Return the cut of the tensor that a group is named after."""
     for cut in group.cuts:
         if isinstance(cut.where, Axis) and cut.where.tensor == group.owner:
-            return cut.where, cut.index.reshape(-1)
+            return cut
     return None
 
 

@@ -22,14 +22,14 @@ from worker.pruning.removal.importance import score_units
 from worker.pruning.removal.queries import find_query_groups
 from worker.pruning.removal.ranking import Order, order_units
 from worker.pruning.removal.recipe import Structure, read_structure
-from worker.pruning.removal.search import NotMeasured, Probe, find_fewest, find_most
+from worker.pruning.removal.search import Goal, NotMeasured, Probe, find_fewest, find_most
 from worker.pruning.removal.soundness import Found, settle
 from worker.pruning.removal.surgery import Removal, compose, plan_removal, remove, removed
 from worker.pruning.removal.trials import make_call, make_trials
 from worker.pruning.statistics.calibration import Batch, Calibration, Inputs, Loss
 
 Measure = Callable[[nn.Module], float]
-# Each probe of accuracy runs over a whole split, or trains.
+# A round's: each probe of accuracy runs over a whole split, or trains.
 ACCURACY_PROBES = 12
 
 
@@ -79,7 +79,7 @@ def shrink(
         else:
             found = keep_names(find_removable(model, structure, data[0][0], kept), groups, total)
         units = {group.name: group.units for group in groups}
-        search = _Search(model, structure, units, calibration, measure, due)
+        search = _Search(model, structure, units, calibration, measure, Goal(metric, limit, due))
         removal, tried, found = settle(model, found, search, trials)
         groups = found if number == 1 else groups
         remove(model, removal)
@@ -112,19 +112,17 @@ class _Search:
     units: Mapping[str, int]
     calibration: Calibration
     measure: Measure
-    limit: float
+    goal: Goal
 
     def __call__(self, groups: Sequence[Group]) -> Found:
         order = _order(self.model, groups, self.structure, self.units, self.calibration)
-        low, high, metric = order.forced, len(order.steps), self.structure.target.metric
+        low, high = order.forced, len(order.steps)
         try_out = partial(self._try_out, order)
         try:
-            if metric == "accuracy_drop":
-                count, probes = find_most(
-                    low, high, try_out, limit=self.limit, metric=metric, probes=ACCURACY_PROBES
-                )
+            if self.goal.metric == "accuracy_drop":
+                count, probes = find_most(low, high, try_out, self.goal, probes=ACCURACY_PROBES)
             else:
-                count, probes = find_fewest(low, high, try_out, limit=self.limit, metric=metric)
+                count, probes = find_fewest(low, high, try_out, self.goal)
         except NotMeasured as failed:
             return Found(order.keep(failed.count), failure=failed.error)
         tried = tuple(Probe(order.count_units(probe.removed), probe.value) for probe in probes)

@@ -252,6 +252,36 @@ def test_a_config_of_insane_values_is_refused_by_field(folder, changes, says):
 
 
 @pytest.mark.parametrize(
+    ("cut", "pointer"),
+    [
+        (True, "/secateur_cut"),
+        ([1], "/secateur_cut"),
+        ({"more": 1}, "/secateur_cut/more"),
+        ({"padded": [1]}, "/secateur_cut/padded/0"),
+        (
+            {"padded": [{"module": "vit", "attribute": "channels_before"}]},
+            "/secateur_cut/padded/0/count",
+        ),
+        (
+            {"padded": [{"module": [], "attribute": "channels_before", "count": 1}]},
+            "/secateur_cut/padded/0/module",
+        ),
+    ],
+)
+def test_a_cut_that_no_job_has_written_is_refused_by_its_place(folder, cut, pointer):
+    edit(folder, secateur_cut=cut)
+    with pytest.raises(InvalidModel, match=r"config.json is not valid: /secateur_cut") as caught:
+        check(folder)
+    assert [item.pointer for item in caught.value.errors] == [pointer]
+
+
+@pytest.mark.parametrize("cut", [None, {}, {"padded": []}])
+def test_a_cut_that_says_no_more_than_the_tensors_is_taken(folder, cut):
+    edit(folder, secateur_cut=cut, secateur_cut_because="heads are no field of it")
+    assert check(folder).model_type == "bert"
+
+
+@pytest.mark.parametrize(
     ("text", "error", "says"),
     [
         ("", InvalidModel, "not JSON"),

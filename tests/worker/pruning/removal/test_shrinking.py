@@ -49,6 +49,30 @@ def test_the_removal_makes_the_same_model_of_a_fresh_copy() -> None:
     assert repr(model) == repr(fresh)
 
 
+@pytest.mark.parametrize(
+    ("groups", "rounds", "ranking", "share"), [(8, 3, "local", 0.15), (4, 8, "global", 0.08)]
+)
+def test_a_grouped_convolution_that_is_left_with_one_channel_a_group_loses_none_of_its_groups(
+    groups: int, rounds: int, ranking: str, share: float
+) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            *(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=groups), nn.ReLU()),
+            *(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)),
+        )
+
+    model, fresh = build(), build()
+    target = {"metric": "parameters", "value": share * parameters(model)}
+    given = structure(target=target, rounds=rounds, ranking=ranking, max_fraction=1.0)
+    found = shrink(model, given, DATA)
+    remove(fresh, found.removal)
+    assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert repr(model) == repr(fresh)
+    convolution = model[2]
+    assert convolution.in_channels == convolution.groups == groups
+
+
 def test_every_criterion_that_can_score_finds_an_order() -> None:
     for name, entry in entries("criterion").items():
         if "training" in entry.needs:
@@ -59,6 +83,21 @@ def test_every_criterion_that_can_score_finds_an_order() -> None:
         model = network()
         shrink(model, structure(criterion={"name": name}, kinds=kinds), DATA)
         assert parameters(model) <= 40_000, name
+
+
+def test_what_rows_take_in_the_first_round_may_cost_what_is_allowed_in_all() -> None:
+    model = network()
+    whole = parameters(model)
+    given = structure(
+        target={"metric": "accuracy_drop", "value": 0.9},
+        rounds=4,
+        layers=[{"match": "*", "set": {"min_sparsity": 0.5}}],
+    )
+    # More than half of the parameters go with half of the channels: over a quarter of the limit at once.
+    found = shrink(model, given, DATA, measures={"accuracy_drop": lambda one: 1.0 - parameters(one) / whole})
+    assert 0.5 < found.after <= 0.9
+    assert len(found.probes[0]) == 1
+    assert parameters(model) < 0.5 * whole
 
 
 def test_a_target_below_the_smallest_model_names_the_nearest() -> None:
