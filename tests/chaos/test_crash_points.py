@@ -62,14 +62,15 @@ def test_a_hint_that_was_published_and_not_marked_is_only_published_again(chaos_
 
 
 def test_a_sweep_that_died_half_way_is_done_by_the_next(chaos_bench, key):
-    job_id = chaos_bench.submit(key, steps=200)
+    job_id = chaos_bench.submit(key, steps=400)
     chaos_bench.wait_for_progress(job_id)
 
     def fall_silent():
         for worker in chaos_bench.site.cluster.find("worker"):
             worker.kill()
 
-    with chaos_bench.site.cluster.held("worker"):
+    # Asleep, so that on a slow machine the job does not come to its end before it is left alone.
+    with chaos_bench.site.cluster.held("worker"), asleep(chaos_bench.site, "worker"):
         crash(chaos_bench, "relay: lease taken back, not committed", fall_silent)
     assert chaos_bench.finish(job_id)["status"] == "succeeded"
     assert chaos_bench.judge() == []

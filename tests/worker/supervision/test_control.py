@@ -49,10 +49,13 @@ def ask(context, request, job_id, **how) -> None:
 
 def run_until_it_trains(context, in_background, job_id):
     thread = in_background(run_waiting_jobs, context)
-    wait_for(
-        lambda: read(context, job_id).stage == "finetune" and read(context, job_id).progress["step"] > 0,
-        "a step of the fine-tune",
-    )
+
+    def is_training() -> bool:
+        # The stage begins with the progress of the one before, which has one step in all.
+        progress = read(context, job_id).progress
+        return progress["total"] > 1 and progress["step"] > 0
+
+    wait_for(is_training, "a step of the fine-tune")
     return thread
 
 
