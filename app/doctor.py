@@ -140,7 +140,7 @@ def _check_store(settings: Settings, engine: Engine | None) -> Check:
             ownership.check_owner(make_sessions(engine), store, may_mark=False)
     except CannotStart as error:
         return Check("store", is_ok=False, detail=str(error))
-    except (SecateurError, OSError) as error:
+    except (SecateurError, SQLAlchemyError, OSError) as error:
         return Check("store", is_ok=False, detail=say(error))
     return Check("store", is_ok=True, detail=store.location)
 

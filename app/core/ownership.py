@@ -43,6 +43,10 @@ def check_owner(sessions: Sessions, store: BlobStore, *, may_mark: bool = True) 
 
 def _read_id(session: Session) -> str:
     """Return the installation's id, which whoever asks first makes up."""
+    # Read first: a database that takes no writes for now, after a failover say, keeps nobody from starting.
+    found: str | None = session.scalar(select(Installation.id))
+    if found is not None:
+        return found
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     session.execute(insert(Installation).values(number=1, id=new_id("ins")).on_conflict_do_nothing())
     return session.scalars(select(Installation.id)).one()

@@ -83,6 +83,9 @@ def probe_owner(engine: Engine, store: BlobStore) -> list[Fault]:
         ownership.check_owner(make_sessions(engine), store)
     except ownership.ForeignStore as error:
         return [Fault("store", error.code, error.detail, is_wrong=True)]
+    except SQLAlchemyError as error:
+        detail = f"the database cannot be written, and has no id yet to mark a store with ({say(error)})"
+        return [Fault("database", "database_not_writable", detail, is_wrong=True)]
     except (OSError, SecateurError) as error:
         return [Fault("store", "store_not_writable", "the store cannot be written", say(error))]
     return []

@@ -1,11 +1,15 @@
 """A store is of one database, which has written its id into it."""
 
+import uuid
+
 import pytest
+from sqlalchemy import text
 
 from app.core import schema
 from app.core.db import make_engine, make_sessions
 from app.core.errors import StorageFull
 from app.core.ownership import ForeignStore, check_owner
+from app.core.probes import probe_owner
 from app.core.storage import LocalStore
 
 
@@ -35,6 +39,21 @@ def test_a_database_has_as_many_stores_as_it_likes(sessions, store, tmp_path):
     check_owner(sessions, store)
     check_owner(sessions, second)
     assert second.read_owner() == store.read_owner()
+
+
+def test_a_database_that_takes_no_writes_still_says_who_it_is(postgres, store):
+    url = postgres.create_database(f"t{uuid.uuid4().hex}")
+    engine = make_engine(url)
+    schema.upgrade(engine)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            text(f"ALTER DATABASE {engine.url.database} SET default_transaction_read_only = on")
+        )
+    # Nobody has made up its id yet.
+    [fault] = probe_owner(make_engine(url), store)
+    assert "the database cannot be written" in fault.detail
+    check_owner(make_sessions(engine), store)
+    assert probe_owner(make_engine(url), store) == []
 
 
 def test_whoever_only_asks_marks_nothing(sessions, store):
