@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.core.db import Sessions, now_plus
+from app.core.db import Sessions, insert_into, now_plus
 from app.core.states import BlobState
 from app.core.storage.errors import BlobGone, StoreUnavailable
 from app.core.tables import Blob
@@ -78,9 +77,8 @@ def release(session: Session, digests: Iterable[str], *, since: datetime) -> Non
 def adopt(session: Session, sha256: str, size_bytes: int, *, age_s: float) -> bool:
     """Open an account for bytes that the store has and no account speaks of, touched `age_s` seconds ago."""
     row = {"sha256": sha256, "size_bytes": size_bytes, "state": BlobState.PRESENT, "touches": 0}
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     added = session.execute(
-        insert(Blob)
+        insert_into(session, Blob)
         .values(**row, touched_at=now_plus(-age_s))
         .on_conflict_do_nothing()
         .returning(Blob.sha256)
@@ -129,8 +127,7 @@ def _make_error(sha256: str) -> BlobGone:
 
 def _try_to_announce(sessions: Sessions, sha256: str, size_bytes: int) -> bool:
     with sessions.begin() as session:
-        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        added = insert(Blob).values(
+        added = insert_into(session, Blob).values(
             sha256=sha256, size_bytes=size_bytes, state=BlobState.MISSING, touches=0, touched_at=now_plus()
         )
         announced = session.execute(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from psycopg.errors import DiskFull, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event, literal_column
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -102,6 +103,12 @@ def transaction(sessions: Sessions) -> Iterator[Session]:
     """One job step as one transaction: commits at the end, rolls back on any error."""
     with sessions.begin() as session:
         yield session
+
+
+def insert_into(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert | sqlite.Insert:
+    """Start an INSERT that can say what becomes of a conflict: no word of standard SQL."""
+    is_postgres = session.get_bind().dialect.name == "postgresql"
+    return postgresql.insert(table) if is_postgres else sqlite.insert(table)
 
 
 def is_full(error: BaseException) -> bool:

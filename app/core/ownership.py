@@ -1,10 +1,9 @@
 """Which installation a store is of: what another database does not know is no garbage."""
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.core.db import Sessions
+from app.core.db import Sessions, insert_into
 from app.core.errors import Blame, SecateurError, StorageFull
 from app.core.ids import new_id
 from app.core.storage import BlobStore
@@ -47,6 +46,7 @@ def _read_id(session: Session) -> str:
     found: str | None = session.scalar(select(Installation.id))
     if found is not None:
         return found
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    session.execute(insert(Installation).values(number=1, id=new_id("ins")).on_conflict_do_nothing())
+    session.execute(
+        insert_into(session, Installation).values(number=1, id=new_id("ins")).on_conflict_do_nothing()
+    )
     return session.scalars(select(Installation.id)).one()

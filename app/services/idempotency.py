@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.core.db import now_plus
+from app.core.db import insert_into, now_plus
 from app.core.errors import IdempotencyKeyReused
 from app.core.tables import IdempotencyKey, JsonObject
 
@@ -55,9 +54,8 @@ def _reserve(session: Session, request: KeyedRequest, *, ttl_s: float) -> bool:
     """Take the key, waiting for a request that holds it uncommitted; False when it is taken."""
     where = (IdempotencyKey.path == request.path) & (IdempotencyKey.key == request.key)
     session.execute(delete(IdempotencyKey).where(where, IdempotencyKey.created_at < now_plus(-ttl_s)))
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     taken = session.execute(
-        insert(IdempotencyKey)
+        insert_into(session, IdempotencyKey)
         .values(
             path=request.path,
             key=request.key,
