@@ -53,7 +53,9 @@ def _tell_metrics(report: Json) -> Iterator[Row]:
     for metric in report["summary"]["metrics"]:
         yield _name(metric), _number(metric["baseline"]), _number(metric["final"])
         yield "  95 % interval", _interval(metric["baseline_ci95"]), _interval(metric["final_ci95"])
-        yield "  before recovery", "", _number(metric["pruned"])
+        # Where it is the training that finds what to prune, there is nothing before it.
+        if metric["pruned"] is not None:
+            yield "  before recovery", "", _number(metric["pruned"])
         for control in report.get("controls", ()):
             for other in control["metrics"]:
                 if other["name"] == metric["name"]:
@@ -93,8 +95,18 @@ def _sentences(report: Json) -> Iterator[str]:
     for control in report.get("controls", ()):
         for metric in control["metrics"]:
             yield f"Control {control['name']}, {metric['name']}: {_tell_change(metric)}."
+    if finetune := report.get("finetune"):
+        yield _tell_finetune(finetune)
     for row in summary["latency"]:
         yield str(row["why"])
+
+
+def _tell_finetune(finetune: Json) -> str:
+    """Say how long the training was, and of which step the weights are."""
+    steps, planned, best = finetune["steps"], finetune["planned_steps"], finetune["best_step"]
+    length = f"{steps:,} steps" if steps == planned else f"{steps:,} of {planned:,} steps, stopped early"
+    of = "the last" if best is None else f"step {best:,}, the best on validation"
+    return f"Trained for {length}; the weights are those of {of}."
 
 
 def _tell_cut(structure: Json, parameters: Json) -> str:

@@ -18,7 +18,11 @@ _TOLD = (
     ("loss", "loss", "{:.4g}"),
     ("train_loss", "loss", "{:.4g}"),
     *((name, name, "{:.4g}") for name in _METRICS),
-    *((f"train_{name}", f"train {name}", "{:.4g}") for name in _METRICS),
+    *(
+        (f"{split}_{name}", f"{split} {name}", "{:.4g}")
+        for split in ("train", "validation")
+        for name in _METRICS
+    ),
     ("sparsity", "sparsity", "{:.1%}"),
     ("learning_rate", "learning rate", "{:.3g}"),
     ("resumed_at", "resumed at step", "{:,.0f}"),

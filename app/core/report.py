@@ -178,6 +178,17 @@ class HistoryRow(_Frozen):
     note: str | None = None
 
 
+class FinetuneReport(_Frozen):
+    """How many optimizer steps were done of those planned, and which one's weights came out.
+
+    `best_step` is that of the best evaluation on the validation split, null where the last weights count.
+    """
+
+    steps: int
+    planned_steps: int
+    best_step: int | None
+
+
 class StructureGroup(_Frozen):
     """Channels, neurons or heads that are cut out one by one, each from all `tensors` at once.
 
@@ -277,6 +288,7 @@ class Report(_Frozen):
     classes: tuple[ClassRow, ...]
     controls: tuple[Control, ...]
     structure: StructureReport | None = None
+    finetune: FinetuneReport | None = None
     layers: tuple[LayerReport, ...]
     history: tuple[HistoryRow, ...]
     gates: tuple[GateResult, ...]

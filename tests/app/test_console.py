@@ -57,6 +57,29 @@ def test_a_metric_is_shown_dense_and_pruned_with_its_intervals():
     assert "6 samples became wrong, 5 right (McNemar's p = 1)." in shown
 
 
+def test_what_prunes_only_while_it_trains_has_no_number_before_recovery():
+    shown = render(with_accuracy(pruned=None))
+    assert "accuracy on test 0.9815 0.9796" in shown
+    assert "before recovery" not in shown
+
+
+@pytest.mark.parametrize(
+    ("finetune", "sentence"),
+    [
+        ((2000, 2000, None), "Trained for 2,000 steps; the weights are those of the last."),
+        (
+            (1450, 2000, 1300),
+            "Trained for 1,450 of 2,000 steps, stopped early; the weights are those of step 1,300, the best "
+            "on validation.",
+        ),
+    ],
+)
+def test_it_says_which_step_s_weights_came_out(finetune, sentence):
+    fields = dict(zip(("steps", "planned_steps", "best_step"), finetune, strict=True))
+    assert sentence in render(change(finetune=fields))
+    assert "Trained" not in render(change(finetune=None))
+
+
 @pytest.mark.parametrize(
     ("drop", "interval", "said"),
     [

@@ -37,6 +37,11 @@ def test_a_step_is_told_in_two_lines():
     assert second.strip() == "loss 0.4313, train accuracy 0.9123, sparsity 63.2%, learning rate 0.0125"
 
 
+def test_what_the_validation_split_said_last_is_told():
+    shown = render({"data": STEP | {"validation_accuracy": 0.9}})
+    assert "train accuracy 0.9123, validation accuracy 0.9, sparsity 63.2%" in shown
+
+
 @pytest.mark.parametrize(
     ("eta_s", "said"), [(0.4, ""), (None, ""), (59.6, "1:00 left"), (3_725, "1:02:05 left")]
 )

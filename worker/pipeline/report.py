@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from app.core.report import (
     BeforeAfter,
     Environment,
+    FinetuneReport,
     Macs,
     MemoryBytes,
     Report,
@@ -56,6 +57,7 @@ def compose_report(job: Job, measured: Measured) -> Report:
         classes=compared.classes,
         controls=compared.controls,
         structure=structure,
+        finetune=_describe_finetune(job),
         layers=describe_layers(
             job,
             measured,
@@ -146,6 +148,13 @@ def _describe_environment(job: Job) -> Environment:
         threads=job.given.threads,
         determinism="bitwise" if job.given.device == "cpu" else "tolerance",
     )
+
+
+def _describe_finetune(job: Job) -> FinetuneReport | None:
+    if job.spec.finetune is None:
+        return None
+    told = job.folder(Stage.FINETUNE).read_data()
+    return FinetuneReport.model_validate({name: told[name] for name in FinetuneReport.model_fields})
 
 
 def _collect_warnings(job: Job, measured: Measured, compared: Comparisons) -> tuple[str, ...]:
