@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 from worker.pruning.protocols import Cycles, Regrows, Schedule
 from worker.pruning.registry import build
+from worker.pruning.schedules.one_shot import OneShot
 from worker.pruning.schedules.window import Window
 
 # A gradual schedule's 0..1 spans this part of the training steps; the rest trains with fixed masks, which is
@@ -80,26 +81,37 @@ def last_pruning_step(training_steps: int, *, learns_scores: bool) -> int:
 def _moments(
     schedule: Schedule, last_step: int, training_steps: int, *, learns_scores: bool
 ) -> Iterator[float]:
-    """Yield rising progresses, 1.0 the last, at which there may be more to prune."""
+    """Yield rising progresses at which there may be more to prune, at the last of them all of it."""
     if isinstance(schedule, Cycles):
         count = schedule.rounds + int(schedule.trains_dense_first)
         yield from (i / count for i in range(count))
         yield 1.0
         return
-    room = last_step if training_steps else _MOST_ROUNDS_UNTRAINED
+    start, end = _find_span(schedule)
+    room = round((end - start) * last_step) if training_steps else _MOST_ROUNDS_UNTRAINED
     if isinstance(schedule, Window) and schedule.interval_fraction > 0.0:
-        start, end, interval = schedule.start_fraction, schedule.end_fraction, schedule.interval_fraction
-        prunings = math.ceil((end - start) / interval)
-        if prunings <= room:
-            yield from (start + i * interval for i in range(prunings) if start + i * interval < end)
+        interval = schedule.interval_fraction
+        most = math.ceil((end - start) / interval)
+        if most <= room:
+            yield from (start + i * interval for i in range(most) if start + i * interval < end)
             yield end
             return
-        most = room
+    elif learns_scores and training_steps:
+        most = round((end - start) * LEARNING_FRACTION / _LEARNING_INTERVAL_FRACTION)
     else:
-        wanted = round(LEARNING_FRACTION / _LEARNING_INTERVAL_FRACTION) if learns_scores else _MOST_ROUNDS
-        most = min(wanted, last_step) if training_steps else _MOST_ROUNDS
-    yield from (i / most for i in range(most))
-    yield 1.0
+        most = _MOST_ROUNDS
+    most = min(most, room)
+    yield from (start + (end - start) * i / most for i in range(most))
+    yield end
+
+
+def _find_span(schedule: Schedule) -> tuple[float, float]:
+    """Return the progresses between which there is more and more to prune."""
+    if isinstance(schedule, OneShot):
+        return schedule.start_fraction, schedule.start_fraction
+    if isinstance(schedule, Window):
+        return schedule.start_fraction, schedule.end_fraction
+    return 0.0, 1.0
 
 
 def _rounds_of_regrowth(schedule: Regrows, training_steps: int) -> tuple[Round, ...]:

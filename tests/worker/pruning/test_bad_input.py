@@ -87,6 +87,7 @@ def test_an_unknown_plugin_names_all_that_exist(axis: str) -> None:
         ("allocation", "sensitivity", {"levels": [1.5]}),
         ("schedule", "cubic", {"start_fraction": 2}),
         ("schedule", "exponential", {"final_density": 0}),
+        ("schedule", "lottery_ticket", {"controls": ["random_mask", "random_mask"]}),
     ],
 )
 def test_parameters_out_of_range_are_refused(axis: str, name: str, params: dict[str, Any]) -> None:

@@ -84,6 +84,31 @@ def test_scores_that_are_learned_want_more_rounds_and_a_longer_time():
     assert (rounds[0].step, rounds[-1].step) == (210, 600)
 
 
+@given(
+    st.sampled_from(["cubic", "linear", "exponential"]),
+    st.floats(0.0, 0.9),
+    st.floats(0.05, 1.0),
+    st.booleans(),
+)
+def test_a_window_however_narrow_is_pruned_in_little_by_little(name, start, width, learns_scores):
+    end = min(1.0, start + width)
+    choice = Choice(name=name, params={"start_fraction": start, "end_fraction": end})
+    rounds = plan_rounds(choice, 10_000, learns_scores=learns_scores)
+    fractions = [0.0, *(planned.fraction for planned in rounds)]
+    # The steepest is the cubic one: 1 - (19/20)^3 of the target in the first of twenty rounds.
+    most = 1 / (80 * (end - start)) if learns_scores else 1 / 20
+    assert max(b - a for a, b in pairwise(fractions)) <= 3 * most + 1e-9
+    last_step = 8_000 if learns_scores else 6_000
+    assert round(start * last_step) <= rounds[0].step
+    assert rounds[-1].step == round(end * last_step)
+
+
+@given(st.floats(0.0, 1.0), st.integers(1, 3_000))
+def test_one_shot_comes_exactly_when_it_was_asked_for(start, training_steps):
+    (only,) = plan_rounds(Choice(name="one_shot", params={"start_fraction": start}), training_steps)
+    assert only.step == round(start * int(PRUNING_FRACTION * training_steps))
+
+
 @given(schedules)
 def test_without_training_all_rounds_come_at_once(schedule):
     assert {planned.step for planned in plan_rounds(schedule, 0)} == {0}

@@ -182,8 +182,7 @@ def test_ten_rounds_prune_a_tenth_more_each() -> None:
 
 def test_five_rounds_of_equal_shares_reach_the_target() -> None:
     # Each prunes 1 - (1 - 0.7)^(1/5) = 21.4 % of what is left; all together 70 %.
-    schedule = {"name": "exponential", "params": {"final_density": 0.3}}
-    pruner = Pruner(nn.Linear(100, 100), {"target": {"value": 0.7}, "schedule": schedule})
+    pruner = Pruner(nn.Linear(100, 100), {"target": {"value": 0.7}, "schedule": {"name": "exponential"}})
     kept = [10_000] + [pruner.update(step / 5).kept for step in range(1, 6)]
     shares = [1 - after / before for before, after in itertools.pairwise(kept)]
     assert shares == pytest.approx([1 - 0.3**0.2] * 5, abs=0.001)

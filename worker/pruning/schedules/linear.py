@@ -3,17 +3,24 @@
 from pydantic import model_validator
 
 from worker.pruning.registry import Plugin, register
-from worker.pruning.schedules.window import Fraction, check_window, rise
+from worker.pruning.schedules.window import (
+    EndFraction,
+    InitialFraction,
+    IntervalFraction,
+    StartFraction,
+    check_window,
+    rise,
+)
 
 
 @register("schedule", "linear", source="Zhu and Gupta 2017, arXiv:1710.01878, equation 1 with exponent 1")
 class Linear(Plugin):
     """Prune the same number of weights every time."""
 
-    start_fraction: Fraction = 0.0
-    end_fraction: Fraction = 1.0
-    interval_fraction: Fraction = 0.0
-    initial_fraction: Fraction = 0.0
+    start_fraction: StartFraction = 0.0
+    end_fraction: EndFraction = 1.0
+    interval_fraction: IntervalFraction = 0.0
+    initial_fraction: InitialFraction = 0.0
 
     _checked = model_validator(mode="after")(check_window)
 

@@ -8,11 +8,17 @@ chance with the same count in every layer, and the mask on weights initialised a
 
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from worker.pruning.protocols import Control
 from worker.pruning.registry import Plugin, register
 from worker.pruning.schedules.staircase import FinalDensity, Rounds, check_round, climbed, same_share
+
+
+def _check_each_is_named_once(controls: tuple[Control, ...]) -> tuple[Control, ...]:
+    if len(set(controls)) < len(controls):
+        raise ValueError(f"name each control once, found {', '.join(controls)}")
+    return controls
 
 
 @register(
@@ -34,7 +40,13 @@ class LotteryTicket(Plugin):
         ),
     ] = 0.0
     controls: Annotated[
-        tuple[Control, ...], Field(max_length=2, description="Trainings to compare the ticket with.")
+        tuple[Control, ...],
+        Field(
+            max_length=2,
+            description="Trainings to compare the ticket with.",
+            json_schema_extra={"uniqueItems": True},
+        ),
+        AfterValidator(_check_each_is_named_once),
     ] = ()
     final_density: FinalDensity = 0.1
 

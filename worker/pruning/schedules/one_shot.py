@@ -11,7 +11,9 @@ from worker.pruning.registry import Plugin, register
 class OneShot(Plugin):
     """Prune everything in one go, at the start unless told otherwise."""
 
-    start_fraction: Annotated[float, Field(ge=0.0, le=1.0, description="When, as a share of the run.")] = 0.0
+    start_fraction: Annotated[
+        float, Field(ge=0.0, le=1.0, description="When, as a share of the time there is to prune in.")
+    ] = 0.0
 
     def fraction(self, progress: float) -> float:
         """Return 0 before the moment and 1 from then on."""

@@ -8,14 +8,23 @@ from pydantic import Field
 
 _HAIR = 1e-9
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+_Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+StartFraction = Annotated[
+    _Fraction, Field(description="When pruning begins, as a share of the time there is to prune in.")
+]
+EndFraction = Annotated[_Fraction, Field(description="When the whole target is pruned, as the same share.")]
+IntervalFraction = Annotated[
+    _Fraction, Field(description="How often there is a pruning, as the same share; 0 is twenty times.")
+]
+InitialFraction = Annotated[_Fraction, Field(description="How much of the target is pruned at the start.")]
 
 
 @runtime_checkable
 class Window(Protocol):
     """From `start_fraction` to `end_fraction` of the run, a pruning every `interval_fraction` of it.
 
-    `initial_fraction` of the target is pruned at the start. An interval of 0 prunes at every update.
+    `initial_fraction` of the target is pruned at the start. An interval of 0 prunes at every update by hand,
+    and at as many steps of a run as its plan of rounds has.
     """
 
     @property

@@ -97,6 +97,15 @@ def test_exponential_prunes_the_same_share_of_what_is_left_every_time() -> None:
     assert fraction(0.5) == pytest.approx((1 - math.sqrt(0.1)) / 0.9)
 
 
+def test_exponential_is_aimed_at_the_target_unless_it_is_told_otherwise() -> None:
+    free, told = schedule("exponential"), schedule("exponential", final_density=0.3)
+    assert isinstance(free, CountsOnDensity)
+    assert isinstance(told, CountsOnDensity)
+    assert free.aimed_at(0.2).fraction(0.5) == pytest.approx((1 - math.sqrt(0.2)) / 0.8)
+    assert told.aimed_at(0.2).fraction(0.5) == pytest.approx((1 - math.sqrt(0.3)) / 0.7)
+    assert free.fraction(0.5) == pytest.approx((1 - math.sqrt(0.1)) / 0.9)
+
+
 def test_one_shot_can_wait() -> None:
     fraction = schedule("one_shot", start_fraction=0.5).fraction
     assert (fraction(0.0), fraction(0.49), fraction(0.5)) == (0.0, 0.0, 1.0)
@@ -145,7 +154,7 @@ def test_a_schedule_says_what_it_promises() -> None:
     }
     assert promises == {
         "cubic": ["Window"],
-        "exponential": ["Window"],
+        "exponential": ["Window", "CountsOnDensity"],
         "iterative": ["Cycles", "CountsOnDensity"],
         "linear": ["Window"],
         "lottery_ticket": ["Cycles", "CountsOnDensity"],
