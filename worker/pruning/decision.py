@@ -13,7 +13,7 @@ from worker.pruning.measured import Measured
 from worker.pruning.plan import Plan
 from worker.pruning.protocols import UpdatesWeights
 from worker.pruning.recipe import Recipe
-from worker.pruning.replicas import agree
+from worker.pruning.replicas import agree, agree_on_all
 from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
 
 Data = Iterable[tuple[Inputs, Targets]]
@@ -62,7 +62,7 @@ class Decider:
         masks: dict[str, Tensor] = {}
         for unit, groups in zip(plan.units, calculation.kept_groups(fraction), strict=True):
             masks.update(make_masks(plan.pattern, unit, groups))
-        masks = {name: agree(mask) for name, mask in masks.items()}
+        masks = agree_on_all(masks)
         if isinstance(plan.criterion, UpdatesWeights):
             for layer in plan.pruned_layers:
                 mask, statistics = masks[layer.name], calculation.statistics[layer.name]

@@ -18,6 +18,7 @@ from worker.pruning.learning import sum_gradients
 from worker.pruning.plan import Plan
 from worker.pruning.protocols import FixesSparsity, Pattern, Unit
 from worker.pruning.ranked import Ranked, check_finite, count_true
+from worker.pruning.replicas import agree_on_all
 from worker.pruning.select import keep_highest
 from worker.pruning.statistics.seeding import generator_for
 
@@ -39,7 +40,7 @@ def regrow(plan: Plan, masks: Mapping[str, Tensor], growth: Growth, *, share: fl
             magnitudes = reduce_scores(plan.pattern, unit, weights)
             kept = _exchange(plan.pattern, unit, kept, magnitudes=magnitudes, growth=scores, share=share)
         moved.update(make_masks(plan.pattern, unit, kept))
-    return moved
+    return agree_on_all(moved)
 
 
 def _exchange(
@@ -63,7 +64,7 @@ def draw_alike(plan: Plan, masks: Mapping[str, Tensor], *, seed: int) -> dict[st
                 plan.pattern, unit, _keep_best(plan.pattern, unit, ranked, unit.groups - count_true(kept))
             )
         )
-    return drawn
+    return agree_on_all(drawn)
 
 
 def by_chance(seed: int, step: int) -> Growth:

@@ -1,5 +1,7 @@
 """Make the processes of distributed training agree: what the first has chosen, all take."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, distributed
 
@@ -17,3 +19,8 @@ def agree(tensor: Tensor) -> Tensor:
     # As bytes, since not every backend sends every dtype.
     distributed.broadcast(shared.view(torch.uint8), src=0)
     return shared
+
+
+def agree_on_all(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Do the same for each tensor, in the order of the mapping."""
+    return {name: agree(tensor) for name, tensor in tensors.items()}

@@ -21,13 +21,15 @@ RECIPES = {
     "movement": {"target": {"value": 0.7}, "schedule": SCHEDULE, "criterion": {"name": "movement"}},
     # Grows weights where the gradients are largest.
     "rigl": {"target": {"value": 0.7}, "schedule": {"name": "rigl", "params": {"interval_fraction": 0.25}}},
+    # Grows weights by chance, which every process draws from a seed of its own.
+    "set": {"target": {"value": 0.7}, "schedule": {"name": "set", "params": {"interval_fraction": 0.25}}},
     # Changes the kept weights too, by the data.
     "sparsegpt": {"target": {"value": 0.5}, "criterion": {"name": "sparsegpt"}},
 }
 
 
 def train_replica(rank: int, folder: str) -> None:
-    """Train one replica by each recipe on data of its own; save its masks and its state dict."""
+    """Train one replica by each recipe on data and a seed of its own; save its masks and its state dict."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=PROCESSES
     )
@@ -36,7 +38,7 @@ def train_replica(rank: int, folder: str) -> None:
         fill(model, rank, tied=False)
         replica = DistributedDataParallel(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
-        pruner = Pruner(model, recipe, batches(model, seed=100 + rank), steps=STEPS)
+        pruner = Pruner(model, recipe, batches(model, seed=100 + rank), seed=rank, steps=STEPS)
         pruner.attach(optimizer)
         for step in range(STEPS):
             (x, y), *_ = batches(model, seed=PROCESSES * step + rank)
