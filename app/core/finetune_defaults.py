@@ -11,6 +11,8 @@ from app.core.finetune import Distillation, Finetune
 from app.core.spec import Choice, JobSpec
 
 _GRADUAL = Choice(name="cubic")
+# Schedules that find a sparse network in training from the start: what was uploaded is seldom a teacher.
+_FROM_SCRATCH = frozenset({"lottery_ticket", "rigl", "set"})
 _Settings = Mapping[str, Any]  # Any: values of fields of Finetune, checked by it
 
 _TEXT: Final[_Settings] = {
@@ -54,13 +56,16 @@ def resolve_recovery(spec: JobSpec, task: str | None) -> JobSpec:
     """
     if spec.finetune is None:
         return spec
-    changes: dict[str, object] = {"finetune": resolve_finetune(spec.finetune, task)}
-    if "schedule" not in spec.recipe.model_fields_set:
+    has_teacher = spec.recipe.schedule.name not in _FROM_SCRATCH
+    changes: dict[str, object] = {"finetune": _resolve_finetune(spec.finetune, task, has_teacher=has_teacher)}
+    target = spec.recipe.target
+    prunes = target.metric != "sparsity" or target.value > 0.0
+    if prunes and "schedule" not in spec.recipe.model_fields_set:
         changes["recipe"] = spec.recipe.model_copy(update={"schedule": _GRADUAL})
     return spec.model_copy(update=changes)
 
 
-def resolve_finetune(given: Finetune, task: str | None) -> Finetune:
+def _resolve_finetune(given: Finetune, task: str | None, *, has_teacher: bool) -> Finetune:
     """Return the settings with every field that was not given as the task has it; images where unknown."""
     known = task if task is not None and task in _BY_TASK else "image-classification"
     defaults = dict(_BY_TASK[known])
@@ -74,6 +79,8 @@ def resolve_finetune(given: Finetune, task: str | None) -> Finetune:
     }
     if given.distillation is not None:
         filled["distillation"] = _resolve_distillation(given.distillation, defaults["distillation"])
+    elif not has_teacher:
+        filled["distillation"] = None
     return given.model_copy(update=filled)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from app.core.finetune import Distillation
 from app.core.finetune_defaults import resolve_recovery
 from app.core.spec import JobSpec
 
@@ -95,6 +96,22 @@ def test_fine_tuning_makes_the_schedule_gradual_unless_one_is_given():
     assert resolve_recovery(read({}), None).recipe.schedule.name == "cubic"
     assert resolve_recovery(read({}, schedule={"name": "one_shot"}), None).recipe.schedule.name == "one_shot"
     assert resolve_recovery(read(None), None).recipe.schedule.name == "one_shot"
+
+
+def test_where_nothing_is_pruned_no_schedule_is_made_gradual():
+    # What cuts units out and zeroes nothing is trained with the mask of its first step, which is whole.
+    assert resolve_recovery(read({}, target={"value": 0.0}), None).recipe.schedule.name == "one_shot"
+    size = {"metric": "macs", "value": 0.0}
+    assert resolve_recovery(read({}, target=size), None).recipe.schedule.name == "cubic"
+
+
+@pytest.mark.parametrize("name", ["lottery_ticket", "rigl", "set"])
+def test_what_trains_from_the_start_has_a_teacher_only_where_one_is_asked_for(name):
+    def distillation(finetune):
+        return resolve_recovery(read(finetune, schedule={"name": name}), TASKS[0]).finetune.distillation
+
+    assert distillation({}) is None
+    assert distillation({"distillation": {"alpha": 0.5}}) == Distillation(alpha=0.5, temperature=4.0)
 
 
 def test_without_finetune_nothing_is_trained():
