@@ -15,7 +15,10 @@ GATES_ON_ANSWERS = frozenset(
 
 
 def resolve_metrics(spec: JobSpec, catalog: Catalog, dataset: Dataset) -> tuple[JobSpec, list[ErrorItem]]:
-    """Name all metrics of the task where none is named; find those, also in gates, that it does not have."""
+    """Name all metrics of the task where none is named; find those that it does not have.
+
+    Gates and early stopping name some too.
+    """
     known = next((task.metrics for task in catalog.tasks if task.name == dataset.task), ())
     metrics = spec.evaluation.metrics or known
     items = [
@@ -36,6 +39,12 @@ def resolve_metrics(spec: JobSpec, catalog: Catalog, dataset: Dataset) -> tuple[
         for i, gate in enumerate(spec.gates)
         if gate.metric in GATES_ON_ANSWERS and not _is_measured(gate.metric, metrics, known)
     ]
+    stopping = spec.finetune.early_stopping if spec.finetune else None
+    if stopping is not None and stopping.metric is not None and stopping.metric not in known:
+        detail = f"{dataset.task} is not measured by {stopping.metric}; there are: {', '.join(known)}"
+        items.append(
+            ErrorItem(pointer="/finetune/early_stopping/metric", code="unknown_metric", detail=detail)
+        )
     evaluation = spec.evaluation.model_copy(update={"metrics": metrics})
     return spec.model_copy(update={"evaluation": evaluation}), items
 

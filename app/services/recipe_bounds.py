@@ -4,7 +4,9 @@ What cannot be is said when the job is submitted, rather than when it has waited
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
 
 from app.core.errors import ErrorItem, SparsityUnreachable
 from app.core.spec import Recipe
@@ -14,6 +16,8 @@ _UNSTRUCTURED = "unstructured"
 _N_M = "n_m"
 _CRITERIA_OF_OUTPUTS = ("activation", "bn_scale", "fpgm")
 _PATTERNS_OF_INPUTS = ("channel", _N_M)
+_LEARNED = ("movement", "movement_soft")
+_PRUNE_FIRST = ("iterative", "rigl", "set")
 
 
 def find_unsuitable_pattern(recipe: Recipe) -> list[ErrorItem]:
@@ -26,6 +30,25 @@ def find_unsuitable_pattern(recipe: Recipe) -> list[ErrorItem]:
         "have one score: take a pattern of outputs (filter, neuron) or another criterion"
     )
     return [ErrorItem(pointer="/recipe/pattern/name", code="unsuitable_pattern", detail=detail)]
+
+
+def find_unsuitable_schedule(recipe: Recipe) -> list[ErrorItem]:
+    """Find a schedule that prunes before the first step by scores that are learned in training."""
+    criterion, schedule = recipe.criterion.name, recipe.schedule.name
+    if criterion not in _LEARNED or not _prunes_first(schedule, recipe.schedule.params):
+        return []
+    detail = (
+        f"{criterion} learns its scores in training, and {schedule} prunes before the first step: take a "
+        "schedule that starts later, as cubic and lottery_ticket do, or another criterion"
+    )
+    return [ErrorItem(pointer="/recipe/schedule", code="unsuitable_schedule", detail=detail)]
+
+
+def _prunes_first(schedule: str, params: Mapping[str, JsonValue]) -> bool:
+    starts_at_once = params.get("start_fraction", 0.0) == 0.0
+    if schedule == "one_shot":
+        return starts_at_once
+    return schedule in _PRUNE_FIRST or (starts_at_once and params.get("initial_fraction", 0.0) != 0.0)
 
 
 def find_recipe_faults(recipe: Recipe, layers: Sequence[Layer]) -> list[ErrorItem]:

@@ -26,7 +26,11 @@ from app.services.cut_plans import find_target_faults
 from app.services.datasets import channels_first
 from app.services.layer_rows import find_contradictions, find_row_faults
 from app.services.metrics import GATES_ON_ANSWERS, resolve_metrics
-from app.services.recipe_bounds import find_recipe_faults, find_unsuitable_pattern
+from app.services.recipe_bounds import (
+    find_recipe_faults,
+    find_unsuitable_pattern,
+    find_unsuitable_schedule,
+)
 from app.services.structure_bounds import find_group_faults
 from app.services.structures import NEEDS_DATA, list_structure_needs, resolve_structure, tell_unknown
 
@@ -72,7 +76,7 @@ def resolve(
         dataset = session.scalar(query.with_for_update(read=True))
     spec = resolve_recovery(spec, dataset.task if dataset else None)
     spec, items = _resolve_plugins(spec, catalog)
-    items += find_unsuitable_pattern(spec.recipe)
+    items += find_unsuitable_pattern(spec.recipe) + find_unsuitable_schedule(spec.recipe)
     spec, structure_items = resolve_structure(spec, catalog)
     items += structure_items
     items += _find_missing_rows(spec, model, dataset)

@@ -122,6 +122,12 @@ def test_a_sparsity_that_is_none_is_refused_at_its_place(client, model_id, value
             "unsuitable_pattern",
             "take a pattern of outputs (filter, neuron)",
         ),
+        (
+            recipe(criterion={"name": "movement"}, schedule={"name": "rigl"}) | {"finetune": TRAIN},
+            "/recipe/schedule",
+            "unsuitable_schedule",
+            "movement learns its scores in training, and rigl prunes before the first step",
+        ),
         (recipe(allocation={"name": "x"}), "/recipe/allocation/name", "unknown_allocation", "global"),
         (recipe(schedule={"name": "x"}), "/recipe/schedule/name", "unknown_schedule", "one_shot"),
         (
@@ -249,6 +255,16 @@ def test_early_stopping_needs_a_validation_split(client, model_id, dataset_id):
     finetune = {**TRAIN, "early_stopping": {}}
     answer = client.post("/v1/jobs", json=job_spec(model_id, dataset_id, finetune=finetune))
     assert errors_of(answer) == {"/finetune/early_stopping": "validation_split_required"}
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "beauty"])
+def test_early_stopping_is_judged_by_a_metric_of_the_task(client, model_id, metric):
+    splits = {name: npz_bytes() for name in ("train", "validation", "test")}
+    dataset_id = uploads.upload_dataset(client, splits).json()["id"]
+    finetune = {**TRAIN, "early_stopping": {"metric": metric}}
+    answer = client.post("/v1/jobs", json=job_spec(model_id, dataset_id, finetune=finetune))
+    assert errors_of(answer) == {"/finetune/early_stopping/metric": "unknown_metric"}
+    assert "accuracy" in answer.json()["errors"][0]["detail"]
 
 
 def test_a_dataset_without_a_train_split_cannot_fine_tune(client, model_id):

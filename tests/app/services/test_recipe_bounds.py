@@ -4,15 +4,20 @@ import copy
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.spec import Recipe
 from app.services.layer_rows import find_contradictions, find_row_faults
-from app.services.recipe_bounds import find_recipe_faults, find_unsuitable_pattern
+from app.services.recipe_bounds import (
+    find_recipe_faults,
+    find_unsuitable_pattern,
+    find_unsuitable_schedule,
+)
 from tests.app.services.test_layer_rows import LAYERS, Net
 from worker.pruning import Pruner, prune
-from worker.pruning.errors import PruningError, UnsuitableScores
+from worker.pruning.errors import NeedsTraining, PruningError, UnsuitableScores
 from worker.pruning.registry import entries
 
 _FRACTION = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]) | st.floats(0, 1)
@@ -70,6 +75,27 @@ def test_a_criterion_is_refused_with_the_patterns_with_which_the_library_refuses
     faults = find_unsuitable_pattern(read(recipe))
     assert [fault.detail for fault in faults] == ([] if refusal is None else [refusal])
     assert all(fault.pointer == "/recipe/pattern/name" for fault in faults)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "movement", "movement_soft"])
+@pytest.mark.parametrize("params", [{}, {"initial_fraction": 0.2}, {"start_fraction": 0.2}])
+@pytest.mark.parametrize("schedule", sorted(entries("schedule")))
+def test_a_schedule_is_refused_where_the_library_lacks_learned_scores(criterion, schedule, params):
+    known = entries("schedule")[schedule].cls.model_fields
+    recipe = {
+        "criterion": {"name": criterion, "params": {}},
+        "schedule": {"name": schedule, "params": {k: v for k, v in params.items() if k in known}},
+        "target": {"metric": "sparsity", "value": 0.5},
+    }
+    net = copy.deepcopy(_NET)
+    pruner = Pruner(net, recipe, steps=20)
+    try:
+        pruner.attach(torch.optim.SGD(net.parameters(), lr=0.1))
+        is_refused = False
+    except NeedsTraining:
+        is_refused = True
+    faults = find_unsuitable_schedule(read(recipe))
+    assert [fault.pointer for fault in faults] == ["/recipe/schedule"] * is_refused
 
 
 # Every layer may be rounded by half a weight: of the smallest, with 12 weights, that is 0.042.
