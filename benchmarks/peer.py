@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--finetune", type=json.loads, required=True)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(arguments)
-    make_deterministic(threads=1)
+    make_deterministic(threads=1, device="cpu")
     result = run_peer(given.form, given.inputs, macs=given.macs, finetune=given.finetune, output=given.output)
     (given.output / RESULT).write_text(json.dumps(result, indent=1))
 

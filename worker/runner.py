@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> int:
 
 def _run(work: Path, channel: Channel, clean: Starter) -> None:
     given = _INPUT.validate_json((work / INPUT_NAME).read_bytes())
-    make_deterministic(threads=given.threads)
+    device = given.device if isinstance(given, RunnerInput) else "cpu"
+    make_deterministic(threads=given.threads, device=device)
     match given:
         case CheckInput():
             add_log_fields(model_id=given.model_id)

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
 def _answer(folder: Path) -> None:
     request = ReloadRequest.model_validate_json((folder / REQUEST_NAME).read_bytes())
-    make_deterministic(threads=request.threads)
+    make_deterministic(threads=request.threads, device=request.device)
     for file in request.files:
         if file.suffix == ".safetensors":
             load_file(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from app.core.config import Device
 from app.core.errors import Unavailable
 from app.core.report import LatencyResult
 from app.core.spec import Evaluation
@@ -37,7 +38,7 @@ class ReloadRequest(BaseModel):
     dataset: DatasetInput | None
     evaluation: Evaluation
     threads: int
-    device: str
+    device: Device
 
 
 class Measured(BaseModel):
