@@ -97,11 +97,15 @@ class _Attempt:
         for number, control in enumerate(controls):
             with stops_gracefully() as stop:
                 watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total, stop)
+                # The ticket is what was asked for, and it stands.
                 try:
                     name = train_control(job, self._folder, control, ticket=ticket, watch=watch)
                 except (DivergedTraining, NonfiniteAnswers) as error:
-                    # The ticket is what was asked for, and it stands.
                     warnings.append(f"the control {control} is missing: {error.detail}")
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    warnings.append(f"the control {control} is missing: memory ran out")
                 else:
                     files.append({"name": control, "records": name})
         return {**_describe(recovery, masks), "warnings": warnings, "controls": files}
@@ -142,6 +146,7 @@ def _warn(training: Training) -> list[JsonValue]:
 def _describe(recovery: Recovery, masks: MaskSet) -> Data:
     return {
         "steps": recovery.steps_done,
+        "planned_steps": recovery.total,
         "rounds": len(recovery.history.rows),
         "sparsity": masks.sparsity,
         "loss": recovery.metrics.get("train_loss"),

@@ -59,7 +59,8 @@ class ProgressReporter:
         self._send(CheckpointWritten(stage=self._stage, step=step))
 
     def tell_halved(self, batch_size: int) -> None:
-        """Tell that the stage begins anew because memory ran out."""
+        """Tell that the stage begins anew because memory ran out; so does the estimate of the time left."""
+        self._first_step, self._resumed, self._started_s = 0, {}, self._clock()
         detail = f"memory ran out at a batch size of {batch_size}; done again in batches of half the size"
         self._send(MemoryRanOut(stage=self._stage, detail=detail))
 

@@ -46,5 +46,7 @@ def make_validation(job: Job, training: Training) -> Validation | None:
     split = job.splits.get("validation")
     if split is None:
         return None
+    # Which of the two ran out of memory is not known: what judges halves its batches too.
     batch_size = job.spec.evaluation.batch_size
+    batch_size = max(1, batch_size // 2) if training.is_halved else batch_size
     return Validation(split, training.objective, training.metric, batch_size, training.device)

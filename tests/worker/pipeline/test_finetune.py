@@ -8,19 +8,22 @@ import torch
 from safetensors.torch import save_file
 
 from app.core.errors import DivergedTraining, InvalidSpec
+from app.core.report import FinetuneReport
 from app.core.states import Stage
 from benchmarks.digits import load_splits, save_split
 from tests.worker.pipeline.conftest import run_job
 from worker.measure.size import digest_file
 from worker.models import registry
 from worker.models.registry import Network, Params, build, register
+from worker.pipeline.controls import train_control
 from worker.pipeline.finetune import run_finetune
 from worker.pipeline.job import Job
 from worker.pipeline.progress import ProgressReporter
-from worker.protocol import OUTPUT_FOLDER, Progress
+from worker.protocol import OUTPUT_FOLDER, MemoryRanOut, Progress
 from worker.stopping import CANCELLED_NAME, Stopped
 
 GREEDY_ABOVE = 20
+GREEDY_JUDGED_ABOVE = 150
 SPEC = {
     "finetune": {"max_steps": 6, "batch_size": 32, "distillation": {}},
     "resources": {"checkpoint_s": 0.0},
@@ -32,14 +35,14 @@ class NoParams(Params):
 
 
 class Greedy(torch.nn.Module):
-    """The digits network on a machine that has room for so many samples at a time while training."""
+    """The digits network on a machine that has room for so many samples at a time, more while judged."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and len(x) > GREEDY_ABOVE:
+        if len(x) > (GREEDY_ABOVE if self.training else GREEDY_JUDGED_ABOVE):
             raise torch.OutOfMemoryError(f"tried to allocate room for {len(x)} samples")
         return self.module(x)
 
@@ -76,7 +79,7 @@ def _registered() -> Iterator[None]:
     del registry._architectures["wild"]
 
 
-def make_greedy_job(uploads, tmp_path, **finetune) -> Job:
+def make_greedy_job(uploads, tmp_path, *, dataset=None, **finetune) -> Job:
     torch.manual_seed(0)
     path = tmp_path / "greedy.safetensors"
     save_file(build({"name": "greedy"}).module.state_dict(), path)
@@ -86,7 +89,8 @@ def make_greedy_job(uploads, tmp_path, **finetune) -> Job:
         sha256={"weights": digest_file(path)},
     )
     spec = SPEC | {"finetune": SPEC["finetune"] | finetune}
-    return Job(tmp_path / "work", uploads.runner_input(spec, model=model))
+    given = {"model": model} if dataset is None else {"model": model, "dataset": dataset}
+    return Job(tmp_path / "work", uploads.runner_input(spec, **given))
 
 
 def run(job: Job) -> tuple[dict, list[Progress]]:
@@ -190,7 +194,18 @@ def test_a_validation_split_judges_every_round_and_the_best_comes_out(uploads, t
     }
     report = run_job(tmp_path / "work", uploads.runner_input(spec, dataset=dataset)).report
     assert all("validation_accuracy" in row.metrics for row in report.history)
+    assert report.finetune.steps == report.finetune.planned_steps
+    full_at = next(row.step for row in report.history if row.target == pytest.approx(0.7))
+    assert full_at <= report.finetune.best_step <= report.finetune.steps
     assert report.summary.sparsity.masked == pytest.approx(0.7, abs=1e-3)
+
+
+def test_what_runs_out_of_memory_while_it_is_judged_is_judged_in_halves_too(uploads, tmp_path):
+    dataset = uploads.dataset_input(**add_validation(uploads, tmp_path))
+    data, _ = run(make_greedy_job(uploads, tmp_path, dataset=dataset, batch_size=16))
+    assert data["steps"] == 6
+    (warning,) = data["warnings"]
+    assert "memory ran out" in warning
 
 
 def test_early_stopping_without_a_validation_split_is_refused_while_loading(uploads, tmp_path):
@@ -218,6 +233,8 @@ TICKET = {
 def test_the_controls_of_a_ticket_are_in_the_report(uploads, tmp_path):
     run = run_job(tmp_path / "work", uploads.runner_input(TICKET))
     assert [control.name for control in run.report.controls] == ["random_mask", "random_reinit"]
+    # Six steps of the dense training, and of the ticket's the three from where it is rewound to.
+    assert run.report.finetune == FinetuneReport(steps=9, planned_steps=9, best_step=None)
     finetune = next(m for m in run.messages if m.type == "stage.finished" and m.stage == Stage.FINETUNE)
     assert finetune.data["controls"] == [
         {"name": name, "records": f"control-{name}.safetensors"} for name in ("random_mask", "random_reinit")
@@ -244,6 +261,19 @@ def test_a_control_that_diverges_is_left_out_with_a_warning(uploads, tmp_path):
     (warning,) = data["warnings"]
     assert warning.startswith("the control random_reinit is missing: the loss became nan at step 1 of 6")
     assert not (job.work / OUTPUT_FOLDER).exists()
+
+
+def test_a_control_without_memory_does_not_cost_the_ticket(uploads, tmp_path, monkeypatch):
+    def train_where_there_is_room(job, folder, control, **given):
+        if control == "random_mask":
+            raise torch.OutOfMemoryError("tried to allocate")
+        return train_control(job, folder, control, **given)
+
+    monkeypatch.setattr("worker.pipeline.finetune.train_control", train_where_there_is_room)
+    data, sent = run(Job(tmp_path / "work", uploads.runner_input(TICKET)))
+    assert [control["name"] for control in data["controls"]] == ["random_reinit"]
+    assert data["warnings"] == ["the control random_mask is missing: memory ran out"]
+    assert not any(isinstance(message, MemoryRanOut) for message in sent)
 
 
 class DyingProgress:

@@ -52,6 +52,18 @@ def test_the_rest_is_estimated_from_the_steps_so_far():
     assert message.eta_s == pytest.approx(12.0)
 
 
+def test_a_stage_done_again_for_want_of_memory_is_estimated_anew():
+    sent, clock = [], Clock()
+    reporter = ProgressReporter(sent.append, Stage.FINETUNE, has_finetune=True, clock=clock)
+    reporter.resume(500, 1000)
+    clock.now_s += 40.0
+    reporter.tell_halved(128)
+    clock.now_s += 2.0
+    reporter.report(1, 1000)
+    assert sent[-1].eta_s == pytest.approx(2.0 * 999)
+    assert sent[-1].data == {}
+
+
 def test_a_resumed_stage_says_where_at_once_and_estimates_from_what_it_did_itself():
     sent, clock = [], Clock()
     reporter = ProgressReporter(sent.append, Stage.FINETUNE, has_finetune=True, clock=clock)
