@@ -1,7 +1,6 @@
 """Plan which samples an optimizer's step sees: a function of the seed and the step alone."""
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ class BatchPlan:
     parts: int
     seed: int
     lengths: Tensor | None = field(default=None, compare=False, repr=False)
+    _drawn: dict[int, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @classmethod
     def for_split(
@@ -80,7 +80,14 @@ class BatchPlan:
 
     def _order(self, epoch: int) -> Tensor:
         """Return the samples of an epoch, step after step, and those that it leaves out."""
-        order = _shuffle(self.samples, self.seed, epoch)
+        if epoch not in self._drawn:
+            # Steps come in their order: what they see is drawn once an epoch, and only the last is kept.
+            self._drawn.clear()
+            self._drawn[epoch] = self._draw_order(epoch)
+        return self._drawn[epoch]
+
+    def _draw_order(self, epoch: int) -> Tensor:
+        order = torch.randperm(self.samples, generator=make_generator(self.seed, "order", epoch))
         if self.lengths is None:
             return order
         full = self.steps_per_epoch * self.step_size
@@ -88,8 +95,3 @@ class BatchPlan:
         pooled = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
         steps = torch.randperm(self.steps_per_epoch, generator=make_generator(self.seed, "steps", epoch))
         return torch.cat([pooled.reshape(-1, self.step_size)[steps].flatten(), order[full:]])
-
-
-@lru_cache(maxsize=2)
-def _shuffle(samples: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(samples, generator=make_generator(seed, "order", epoch))

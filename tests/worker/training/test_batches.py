@@ -79,6 +79,17 @@ def test_a_step_sees_samples_of_nearly_one_length_and_not_the_short_ones_first()
     assert abs(halves[0] - halves[1]) < 6
 
 
+def test_an_epoch_is_sorted_by_length_once(monkeypatch):
+    argsort, calls = torch.Tensor.argsort, []
+    monkeypatch.setattr(
+        torch.Tensor, "argsort", lambda self, **how: (calls.append(len(self)), argsort(self, **how))[1]
+    )
+    plan = BatchPlan.for_split(100, 10, lengths=torch.arange(100))
+    for step in range(20):
+        plan.batches(step)
+    assert calls == [100, 100]
+
+
 def test_epochs_and_seeds_differ_in_their_order():
     plan, other = (BatchPlan.for_split(50, 50, seed=seed) for seed in (0, 1))
     assert not torch.equal(draw_epoch(plan), draw_epoch(plan, epoch=1))
