@@ -16,7 +16,7 @@ except ImportError:
             "pip install lightning"
         ) from error
 
-from worker.pruning.callbacks.run import check_one_run, finish
+from worker.pruning.callbacks.run import check_one_run, finish, is_full
 from worker.pruning.decision import Data
 from worker.pruning.pruner import Pruner
 from worker.pruning.recipe import Recipe
@@ -87,6 +87,8 @@ class PruningCallback(Callback):  # type: ignore[misc]  # types of Lightning are
                 if sparsity > self._sparsity:
                     _forget_best(trainer)
                 self._sparsity = sparsity
+            if not is_full(self._pruner):
+                _be_patient(trainer)
         pl_module.log("sparsity", self._sparsity)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,17 +123,21 @@ class PruningCallback(Callback):  # type: ignore[misc]  # types of Lightning are
 def _forget_best(trainer: Trainer) -> None:
     """Forget what was best with fewer zeros: only checkpoints as sparse as the model is now compare.
 
-    Otherwise the best checkpoint would be one from before the pruning, and early stopping would take
-    the loss of accuracy right after a round for the end of learning.
+    Otherwise the best checkpoint would be one from before the pruning.
     """
     for callback in trainer.callbacks:
-        if getattr(callback, "monitor", None) is None:
-            continue
-        if hasattr(callback, "best_k_models"):  # ModelCheckpoint; its files stay on the disk
+        # ModelCheckpoint; its files stay on the disk.
+        if hasattr(callback, "best_k_models") and callback.monitor is not None:
             callback.best_k_models = {}
             callback.kth_best_model_path = callback.best_model_path = ""
             callback.best_model_score = None
-        elif hasattr(callback, "best_score"):  # EarlyStopping
+    _be_patient(trainer)
+
+
+def _be_patient(trainer: Trainer) -> None:
+    """Let early stopping begin anew: it would take what a round costs for the end of learning."""
+    for callback in trainer.callbacks:
+        if hasattr(callback, "wait_count"):
             callback.wait_count = 0
             infinity = torch.tensor(torch.inf)
             callback.best_score = infinity if callback.mode == "min" else -infinity

@@ -14,6 +14,11 @@ def check_one_run(pruner: Pruner) -> None:
         )
 
 
+def is_full(pruner: Pruner) -> bool:
+    """Tell whether all of the target is pruned: what judged the model before judged another one."""
+    return bool(pruner.history) and pruner.history[-1].round.fraction >= 1.0
+
+
 def finish(pruner: Pruner) -> float:
     """Prune to the full target, exactly; return the sparsity, and warn where nothing was trained after it."""
     before = pruner.masks.sparsity

@@ -15,7 +15,7 @@ except ImportError as error:
         "pip install transformers accelerate"
     ) from error
 
-from worker.pruning.callbacks.run import check_one_run, finish
+from worker.pruning.callbacks.run import check_one_run, finish, is_full
 from worker.pruning.callbacks.state import load_state, save_state
 from worker.pruning.decision import Data
 from worker.pruning.errors import MaskMismatch
@@ -76,11 +76,11 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]  # types of transf
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Keep pruned weights at zero, and prune when a round is due; gradients are still there."""
-        if self._pruner.step() is None:
-            return
-        sparsity = self._pruner.masks.sparsity
-        if sparsity > self._sparsity:
-            # The best model so far was best with fewer zeros: only those as sparse as this one compare.
+        is_pruned = self._pruner.step() is not None
+        sparsity = self._pruner.masks.sparsity if is_pruned else self._sparsity
+        if sparsity > self._sparsity or not is_full(self._pruner):
+            # The best model so far was best with fewer zeros: only those as sparse as the last compare, and
+            # the patience of early stopping begins with the whole target.
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
         self._sparsity = sparsity
 
@@ -140,7 +140,10 @@ class PruningCallback(TrainerCallback):  # type: ignore[misc]  # types of transf
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{step}"
+    """Return the folder of a step's checkpoint; a search of hyperparameters puts a trial's in between."""
+    output, name = Path(args.output_dir), f"checkpoint-{step}"
+    trials = [] if (output / name).is_dir() else list(output.glob(f"*/{name}"))
+    return max(trials, key=lambda path: path.stat().st_mtime_ns, default=output / name)
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:  # Any: accelerate's wrapper has no hooks

@@ -194,6 +194,18 @@ def test_the_best_checkpoint_is_the_best_of_the_full_sparsity(tmp_path: Path) ->
     assert sum(int((weights[name] == 0).sum()) for name in callback.pruner.masks) == 216
 
 
+def test_patience_begins_with_the_whole_target(tmp_path: Path) -> None:
+    # Nothing is pruned before the third of six steps, and each is worse than the one before.
+    recipe = {**RECIPE, "schedule": {"name": "one_shot", "params": {"start_fraction": 1.0}}}
+    patience = EarlyStopping("chosen", mode="max", patience=1, check_on_train_epoch_end=False)
+    callback = PruningCallback(recipe)
+    model = module(metrics=(0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4))
+    trainer = make_trainer(tmp_path, callback, patience, val_check_interval=1, num_sanity_val_steps=0)
+    trainer.fit(model, loader(), loader())
+    assert trainer.global_step == 4
+    assert callback.pruner.masks.sparsity == pytest.approx(0.75, abs=0.001)
+
+
 def test_fitting_again_starts_anew(tmp_path: Path) -> None:
     callback = PruningCallback(RECIPE)
     for _ in range(2):

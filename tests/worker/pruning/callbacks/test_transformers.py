@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -168,6 +169,16 @@ def test_a_checkpoint_without_its_state_says_where_it_was_looked_for(
         )
 
 
+def test_the_state_is_saved_with_the_checkpoints_of_a_trial(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, PruningCallback(RECIPE))
+    # Where a search of hyperparameters lets each trial write.
+    trainer._get_output_dir = lambda trial: str(tmp_path / "run-1")
+    trainer.train()
+    assert {path.parent.name for path in tmp_path.glob(f"run-1/*/{STATE_FILE}")} == {
+        f"checkpoint-{step}" for step in (2, 4, 6)
+    }
+
+
 def test_the_state_of_another_checkpoint_is_refused(
     run: tuple[Path, Trainer, PruningCallback], tmp_path: Path
 ) -> None:
@@ -229,6 +240,26 @@ def test_the_best_model_is_the_best_of_the_full_sparsity_and_keeps_its_masks(tmp
     )
     assert callback.pruner.masks.sparsity == pytest.approx(0.75, abs=0.001)
     assert zeros(trainer.model, callback)
+
+
+def test_patience_begins_with_the_whole_target(tmp_path: Path) -> None:
+    # Nothing is pruned before the third of six steps, and each is worse than the one before.
+    recipe = {**RECIPE, "schedule": {"name": "one_shot", "params": {"start_fraction": 1.0}}}
+    callback = PruningCallback(recipe)
+    trainer = make_trainer(
+        tmp_path,
+        callback,
+        more=(Prefer({step: float(step) for step in range(1, 7)}), EarlyStoppingCallback(1)),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="chosen",
+        greater_is_better=False,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert callback.pruner.masks.sparsity == pytest.approx(0.75, abs=0.001)
 
 
 def test_training_that_stops_before_its_schedule_ends_exact_and_warns(tmp_path: Path) -> None:
