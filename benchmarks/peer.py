@@ -151,7 +151,7 @@ def _train(
             teacher, training.split, settings=settings, device=_CPU, blocks=training.plan.first_epoch()
         ),
     )
-    recovery.run(_Progress(form, recovery.total), checkpoints.read())
+    recovery.run(_Progress(form, recovery.total))
 
 
 def _read_dense(inputs: Path) -> Network:

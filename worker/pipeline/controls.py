@@ -67,7 +67,7 @@ def train_control(
         teacher=ticket.teacher,
         validation=ticket.validation,
     )
-    recovery.run(watch, checkpoints.read())
+    recovery.run(watch)
     return _measure(job, folder, control, network.module)
 
 
@@ -77,13 +77,16 @@ def start_control(job: Job, control: Control, ticket: Ticket) -> tuple[Network, 
     A random mask is of the same pattern and keeps as many weights of every layer, drawn by chance.
     """
     network = _build_fresh(job) if control == "random_reinit" else job.read_start().network
-    start = {name: value.clone() for name, value in network.module.state_dict().items()}
+    is_drawn = control == "random_mask"
+    start = ticket.rewind_state
+    if is_drawn and start is None:
+        start = {name: value.clone() for name, value in network.module.state_dict().items()}
     pruner = make_pruner(job, network, steps=ticket.training.steps)
     pruner.load_state_dict({**ticket.pruner_state, "masks": pack_masks(ticket.masks)})
-    if control == "random_mask":
+    if is_drawn and start is not None:
         pruner.draw_masks(seed=job.spec.seed)
         # The ticket's mask has set to zero what this one may keep.
-        pruner.rewind(ticket.rewind_state or start)
+        pruner.rewind(start)
     return network, pruner
 
 

@@ -15,7 +15,7 @@ from worker.pipeline.training import make_teacher, make_training, make_validatio
 from worker.pipeline.watch import StageWatch
 from worker.pruning import MaskSet
 from worker.stopping import stops_gracefully
-from worker.training.checkpoint import Tree
+from worker.training.checkpoint import Checkpoints
 from worker.training.cycles import plan_phases
 from worker.training.history import Row
 from worker.training.loop import Training
@@ -35,18 +35,22 @@ def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> D
     if settings is None:
         return {"reason": "no finetune in the spec"}
     checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s)
-    resumed = checkpoints.read()
-    is_halved = bool(resumed and resumed["is_halved"])
+    is_halved = _was_halved(checkpoints)
     with weights_salvaged(job, checkpoints):
         try:
-            return _Attempt(job, folder, progress, is_halved=is_halved).run(resumed)
+            return _Attempt(job, folder, progress, is_halved=is_halved).run()
         except (MemoryError, RuntimeError) as error:
             if is_halved or settings.batch_size == 1 or not is_out_of_memory(error):
                 raise
         # Behind the handler: the error's trace would keep the tensors of the attempt alive.
         folder.drop_checkpoints()
         progress.tell_halved(settings.batch_size)
-        return _Attempt(job, folder, progress, is_halved=True).run(None)
+        return _Attempt(job, folder, progress, is_halved=True).run()
+
+
+def _was_halved(checkpoints: Checkpoints) -> bool:
+    newest = checkpoints.read()
+    return newest is not None and newest["is_halved"]
 
 
 class _Attempt:
@@ -63,8 +67,8 @@ class _Attempt:
         self._teacher = make_teacher(job, self._training)
         self._validation = make_validation(job, self._training)
 
-    def run(self, resumed: Tree | None) -> Data:
-        """Train from the start or from a checkpoint; returns what the stage has to say."""
+    def run(self) -> Data:
+        """Train from the start or from the newest checkpoint; returns what the stage has to say."""
         job = self._job
         network = job.read_start().network
         pruner = make_pruner(job, network, steps=self._training.steps)
@@ -81,7 +85,7 @@ class _Attempt:
         lengths = [plan_control(control, self._training, phases).length for control in controls]
         total = recovery.total + sum(lengths)
         with stops_gracefully() as stop:
-            masks = recovery.run(StageWatch(self._progress, 0, total, stop), resumed)
+            masks = recovery.run(StageWatch(self._progress, 0, total, stop))
         write_pruned(self._folder, pruner, masks, _make_history(job, recovery, masks))
         ticket = Ticket(
             training=self._training,

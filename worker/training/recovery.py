@@ -110,14 +110,14 @@ class Recovery:
         """The weights that are rewound to; None before they are reached, and without a rewind."""
         return self._rewind
 
-    def run(self, watch: Watch, resumed: Tree | None = None) -> MaskSet:
-        """Train to the end, from the checkpoint `resumed` where there is one; returns the final masks.
+    def run(self, watch: Watch) -> MaskSet:
+        """Train to the end, from the newest checkpoint where there is one; returns the final masks.
 
         The module holds the final weights then: those that did best on the validation split, where they are
         kept. Raises DivergedTraining or SparsityLost.
         """
         try:
-            loop = self._start_phase() if resumed is None else self._restore(resumed, watch)
+            loop = self._resume(watch) or self._start_phase()
             while True:
                 self._train(loop, watch)
                 self._end_phase()
@@ -278,7 +278,10 @@ class Recovery:
         self._checkpoints.write(tree)
         self._checkpoint_step = self.steps_done
 
-    def _restore(self, tree: Tree, watch: Watch) -> Loop:
+    def _resume(self, watch: Watch) -> Loop | None:
+        tree = self._checkpoints.read()
+        if tree is None:
+            return None
         self._number = tree["phase"]
         self.steps_done = self._checkpoint_step = tree["steps_done"]
         self._module.load_state_dict(tree["module"])

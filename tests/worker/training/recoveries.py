@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -108,7 +109,6 @@ def recover(
     module = module or make_model()
     training = make_training(make_settings(**settings), split=split, is_halved=is_halved)
     pruner = Pruner(module, recipe, seed=3, steps=training.steps)
-    checkpoints = Checkpoints(folder or Path("/nowhere"), {}, interval_s=interval_s if folder else 1e9)
     teacher = Teacher(
         make_model(1),
         training.split,
@@ -116,14 +116,17 @@ def recover(
         device=CPU,
         blocks=training.plan.first_epoch(),
     )
-    recovery = Recovery(
-        module,
-        pruner,
-        plan_phases(training, pruner.cycles),
-        checkpoints=checkpoints,
-        teacher=teacher if training.settings.distillation else None,
-        validation=VALIDATION if validates else None,
-    )
     watch = Witness(kill_after)
-    masks = recovery.run(watch, checkpoints.read() if folder else None)
+    with TemporaryDirectory() as fresh:
+        recovery = Recovery(
+            module,
+            pruner,
+            plan_phases(training, pruner.cycles),
+            checkpoints=Checkpoints(
+                folder or Path(fresh), {}, interval_s=interval_s if folder is not None else 1e9
+            ),
+            teacher=teacher if training.settings.distillation else None,
+            validation=VALIDATION if validates else None,
+        )
+        masks = recovery.run(watch)
     return Outcome(module, masks, recovery, watch.moments, watch.resumed)
