@@ -52,10 +52,14 @@ class WindowSplit:
         """Return the windows at `indices` [b]; the targets are the same tokens: the objective shifts them."""
         return self._batch(self.windows[indices])
 
+    @property
+    def most_at_once(self) -> int:
+        """How many windows a batch has at most, so that its logits fit into memory."""
+        return max(1, _MAX_LOGITS // (self.windows.shape[1] * self.vocabulary))
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in its order, in smaller batches where the vocabulary is large."""
-        most = max(1, _MAX_LOGITS // (self.windows.shape[1] * self.vocabulary))
-        for windows in torch.split(self.windows, min(batch_size, most)):
+        for windows in torch.split(self.windows, min(batch_size, self.most_at_once)):
             yield self._batch(windows)
 
     def check_fit(self, network: Network) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from app.core.report import HistoryRow
 from worker.datasets.splits import Batch
+from worker.datasets.windows import WindowSplit
 from worker.measure.macs import count_macs
 from worker.models.inputs import TextInput, move
 from worker.models.registry import Network
@@ -98,6 +99,8 @@ def draw_calibration_batches(job: Job, network: Network) -> list[Batch] | None:
     samples, size = _CALIBRATION_IMAGES, _IMAGES_A_BATCH
     if isinstance(network.inputs, TextInput):
         samples, size = _CALIBRATION_TEXTS, _TEXTS_A_BATCH
+    if isinstance(split, WindowSplit):
+        size = min(size, split.most_at_once)
     picks = torch.split(order[:samples], size)
     batches = map(split.take, picks)
     return [Batch(move(batch.inputs, job.device), batch.targets.to(job.device)) for batch in batches]

@@ -35,6 +35,7 @@ GRADIENTS: frozenset[Statistic] = frozenset(
     }
 )
 _PER_SAMPLE: frozenset[Statistic] = frozenset({"absolute_gradient", "squared_gradient"})
+_OF_THE_MEAN: frozenset[Statistic] = frozenset({"gradient", "connection_total", "hessian_gradient"})
 
 
 def gather_gradients(
@@ -42,9 +43,11 @@ def gather_gradients(
 ) -> dict[Statistic, Tensors]:
     """Gather the wanted derivatives by statistic and parameter name; the model's own `.grad` is not used."""
     found: dict[Statistic, Tensors] = {}
+    needs_mean = bool(_OF_THE_MEAN & set(wanted))
     if _PER_SAMPLE & set(wanted):
-        found |= gather_per_sample(of)
-    elif {"gradient", "connection_total", "hessian_gradient"} & set(wanted):
+        mean: set[Statistic] = {"gradient"} if needs_mean else set()
+        found |= gather_per_sample(of, {*wanted, *mean})
+    elif needs_mean:
         found["gradient"] = _mean_gradient(of)
     if "connection_total" in wanted:
         found["connection_total"] = _connection_total(of, found["gradient"])

@@ -7,7 +7,7 @@ which every model can do.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -32,23 +32,27 @@ _MEMORY = 2**28
 _FEWEST = 8
 
 
-def gather_per_sample(of: Differentiation) -> dict[Statistic, Tensors]:
-    """Return the mean of g, |g| and g² over all samples, by statistic and parameter name, in float32."""
+_POWERS: Mapping[Statistic, Callable[[Tensor], Tensor]] = {
+    "gradient": lambda gradient: gradient,
+    "absolute_gradient": torch.abs,
+    "squared_gradient": torch.square,
+}
+
+
+def gather_per_sample(of: Differentiation, wanted: Collection[Statistic]) -> dict[Statistic, Tensors]:
+    """Return those `wanted` of the means of g, |g| and g² over all samples, by parameter name, in float32.
+
+    All come from one pass.
+    """
     leaves, weights = make_leaves(of.model, of.names)
-    # All three come from one pass; three accumulators cost less than a second pass would.
-    first, absolute, squared = (zeros_of(leaves) for _ in range(3))
+    totals = {statistic: zeros_of(leaves) for statistic in _POWERS if statistic in wanted}
     for gradients in _gradients(of, leaves, weights):
         for name, gradient in gradients.items():
             # In bf16, 1,000 additions of 0.001 end at 0.5; in fp16, 1e-4 squared is zero.
             exact = gradient.float()
-            first[name] += exact.sum(0)
-            absolute[name] += exact.abs().sum(0)
-            squared[name] += exact.square().sum(0)
-    return {
-        "gradient": divide(first, of.samples),
-        "absolute_gradient": divide(absolute, of.samples),
-        "squared_gradient": divide(squared, of.samples),
-    }
+            for statistic, total in totals.items():
+                total[name] += _POWERS[statistic](exact).sum(0)
+    return {statistic: divide(total, of.samples) for statistic, total in totals.items()}
 
 
 def _gradients(of: Differentiation, leaves: Tensors, weights: Tensors) -> Iterator[Tensors]:
