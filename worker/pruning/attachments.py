@@ -30,6 +30,7 @@ class Attachments:
     def __init__(self) -> None:
         self._attached: dict[Optimizer, _Attached] = {}
         self._steps: dict[Optimizer, Tensor | None] = {}
+        self._begun: set[Optimizer] = set()
 
     def __iter__(self) -> Iterator[Optimizer]:
         return iter(tuple(self._attached))
@@ -52,6 +53,7 @@ class Attachments:
     def forget_steps(self) -> None:
         """Count as having stepped only those that do so from now on."""
         self._steps.clear()
+        self._begun.clear()
 
     def add(self, optimizer: Optimizer, before: StepHook, after: StepHook) -> None:
         """Call `before`, once there are gradients, and `after` around every step of an optimizer.
@@ -65,8 +67,10 @@ class Attachments:
         def before_step(
             stepping: Optimizer, args: Arguments, kwargs: Options
         ) -> tuple[Arguments, Options] | None:
-            if _is_set(_found_inf(stepping)):
+            # torch calls this once more where a class's step calls that of the class it is made from.
+            if stepping in self._begun or _is_set(_found_inf(stepping)):
                 return None
+            self._begun.add(stepping)
             if not any(callable(value) for value in (*args, *kwargs.values())):
                 before(stepping)
                 return None
@@ -75,6 +79,7 @@ class Attachments:
             return tuple(map(wrap, args)), {name: wrap(value) for name, value in kwargs.items()}
 
         def after_step(stepping: Optimizer, args: Arguments, kwargs: Options) -> None:
+            self._begun.discard(stepping)
             after(stepping)
             self._steps[stepping] = _found_inf(stepping)
 
@@ -88,6 +93,7 @@ class Attachments:
         """Leave an optimizer alone from now on."""
         optimizer = _innermost(optimizer)
         self._steps.pop(optimizer, None)
+        self._begun.discard(optimizer)
         attached = self._attached.pop(optimizer, None)
         for handle in attached.handles if attached is not None else ():
             handle.remove()

@@ -26,6 +26,10 @@ class UnsuitableLayer(PruningError):
     """A layer does not fit what is asked of it."""
 
 
+class ReplacedWeights(PruningError):
+    """The model has other parameter objects than when its pruner was made."""
+
+
 class NothingToPrune(PruningError):
     """No layer of the model is left to prune."""
 

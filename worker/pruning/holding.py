@@ -74,6 +74,19 @@ class Holder:
         self._zero_weights(layers)
         self._zero_state(optimizer, layers)
 
+    @torch.no_grad()
+    def zero_gradients(self, layers: Sequence[Layer]) -> None:
+        """Take the gradients off pruned weights.
+
+        They would move nothing that stays, but a step's length, where an optimizer sets that for many weights
+        together (LBFGS, LAMB, Adafactor), would count them.
+        """
+        for layer, mask in self._masked(layers):
+            for parameter in self._parameters[layer.name]:
+                # What a sparse gradient moves is zeroed after the step.
+                if parameter.grad is not None and not parameter.grad.is_sparse:
+                    zero_pruned(parameter.grad, mask)
+
     def _zero_weights(self, layers: Sequence[Layer]) -> None:
         for layer, mask in self._masked(layers):
             zero_pruned(layer.weight, mask)

@@ -1,9 +1,11 @@
 """Find the tensors of a model that can be pruned, and say why the others cannot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
+
+from worker.pruning.errors import ReplacedWeights
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRUNABLE = (nn.Linear, *_CONVOLUTIONS)
@@ -87,7 +89,20 @@ def find_layers(model: nn.Module) -> tuple[Layer, ...]:
     groups: dict[object, list[Layer]] = {}
     for layer in _occurrences(model):
         groups.setdefault(_identity(layer.weight), []).append(layer)
-    return tuple(sorted((_merge(group) for group in groups.values()), key=lambda layer: layer.name))
+    layers = _refuse_overlaps([_merge(group) for group in groups.values()])
+    return tuple(sorted(layers, key=lambda layer: layer.name))
+
+
+def check_weights(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Raise ReplacedWeights when a layer's weight is no longer one of the model's parameters."""
+    held = {id(parameter) for parameter in model.parameters()}
+    for layer in layers:
+        if id(layer.weight) not in held:
+            raise ReplacedWeights(
+                f"{layer.name} is another parameter than when the pruner was made, and its zeros would be "
+                "written nowhere: load weights without assign=True, or make a new pruner and give it the "
+                "state_dict() of this one"
+            )
 
 
 def find_parameters(model: nn.Module, layer: Layer) -> tuple[nn.Parameter, ...]:
@@ -116,6 +131,29 @@ def _identity(weight: Tensor) -> object:
     # Two parameters over one storage are tied as surely as one parameter under two names.
     pointer = weight.data_ptr() if weight.device.type != "meta" else 0
     return (pointer, weight.shape, weight.stride(), weight.dtype) if pointer else id(weight)
+
+
+def _refuse_overlaps(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Refuse weights that lie in the same memory in other shapes, as a weight tied to its transpose does."""
+    spans = sorted((*_find_span(layer.weight), i) for i, layer in enumerate(layers))
+    shared: dict[int, str] = {}
+    last, last_end = 0, 0
+    for start, end, i in spans:
+        if start < min(end, last_end):
+            shared |= {i: layers[last].name, last: layers[i].name}
+        if end > last_end:
+            last, last_end = i, end
+    for i, layer in enumerate(layers):
+        is_refused = i in shared and layer.is_prunable
+        yield layer.refused(f"shares its memory with {shared[i]} in another layout") if is_refused else layer
+
+
+def _find_span(weight: Tensor) -> tuple[int, int]:
+    """Return the addresses of a tensor's first byte and of the one behind its last; 0, 0 without memory."""
+    if weight.device.type == "meta" or weight.numel() == 0:
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
+    return weight.data_ptr(), weight.data_ptr() + (last + 1) * weight.element_size()
 
 
 def _merge(group: list[Layer]) -> Layer:

@@ -38,6 +38,7 @@ class ScoreLearner:
         """The learned scores, float32 of each layer's shape; empty before the first step."""
         if not self._memory:
             return {}
+        self._follow()
         # A layer without gradients, a frozen one, has learned nothing.
         return {
             name: memory["scores"] if memory else torch.zeros_like(layer.weight, dtype=torch.float32)
@@ -54,10 +55,11 @@ class ScoreLearner:
         pressure: float,
         scale: Tensor | None = None,
     ) -> None:
-        """Take in the gradients of some layers, of this step, then take them off the pruned weights.
+        """Take in the gradients of some layers, of this step.
 
         They are divided by `scale`, a scalar, which a GradScaler may have left in them.
         """
+        self._follow()
         for layer in layers:
             gradient = sum_gradients(self._parameters[layer.name])
             if gradient is None:
@@ -70,14 +72,11 @@ class ScoreLearner:
             self._criterion.learn(
                 self._memory[layer.name], self._whole(layer, mask), gradient, pressure=pressure
             )
-            for parameter in self._parameters[layer.name]:
-                # What a sparse gradient moves is zeroed after the step.
-                if mask is not None and parameter.grad is not None and not parameter.grad.is_sparse:
-                    zero_pruned(parameter.grad, mask)
 
     @torch.no_grad()
     def uncover(self, masks: Mapping[str, Tensor]) -> None:
         """Give pruned weights their latent values back."""
+        self._follow()
         for name, mask in masks.items():
             layer = self._layers[name]
             # By mask and not as a sum: whoever loaded other weights meanwhile gets no mixture of both.
@@ -119,6 +118,14 @@ class ScoreLearner:
             for layer, memory in state["memory"].items()
         }
         self._latent = {layer: copied(layer, tensor) for layer, tensor in state["latent"].items()}
+
+    def _follow(self) -> None:
+        """Move what is remembered of a layer to where its weight is: a model may have moved meanwhile."""
+        for name, latent in self._latent.items():
+            self._latent[name] = latent.to(self._layers[name].weight.device)
+        for name, memory in self._memory.items():
+            for key, tensor in memory.items():
+                memory[key] = tensor.to(self._layers[name].weight.device)
 
     def _whole(self, layer: Layer, mask: Tensor | None) -> Tensor:
         latent = self._latent.get(layer.name)

@@ -11,7 +11,7 @@ from worker.pruning.decision import Data, Decider
 from worker.pruning.errors import NeedsTraining, NoCycle, NonfiniteScores, NoRegrowth
 from worker.pruning.history import Reached, compare
 from worker.pruning.holding import Holder
-from worker.pruning.layers import Layer, find_parameters
+from worker.pruning.layers import Layer, check_weights, find_parameters
 from worker.pruning.learning import ScoreLearner
 from worker.pruning.masks import MaskSet
 from worker.pruning.measured import Measured
@@ -308,11 +308,17 @@ class Pruner:
         self._progress.add(compare(planned, self._plan.pruned_layers, before, self._holder.masks))
 
     def _before_step(self, optimizer: Optimizer) -> None:
+        layers = self._holder.layers_of(optimizer)
         if self._learner is not None:
-            layers, scale = self._holder.layers_of(optimizer), find_gradient_scale(optimizer)
+            scale = find_gradient_scale(optimizer)
             self._learner.learn(layers, self._holder.masks, pressure=self._due_fraction(), scale=scale)
+        schedule = self._plan.schedule
+        # What grows by them reads them after the step.
+        if not (isinstance(schedule, Regrows) and schedule.grows_by == "gradient"):
+            self._holder.zero_gradients(layers)
 
     def _apply(self) -> None:
+        check_weights(self.model, self._plan.pruned_layers)
         self._holder.apply(self._attachments)
 
     def _due_fraction(self) -> float:

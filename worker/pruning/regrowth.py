@@ -78,25 +78,27 @@ def by_chance(seed: int, step: int) -> Growth:
 
 
 def by_gradient(pattern: Pattern, parameters: Mapping[str, Sequence[nn.Parameter]]) -> Growth:
-    """Return growth by |gradient|, reduced to groups; what is not trained does not grow.
+    """Return growth by |gradient|, reduced to groups; what has none in this step does not grow.
 
-    Raises NeedsTraining where the gradient of a trained weight is gone.
+    A layer is frozen, or took no part: an expert that no token went to. Raises NeedsTraining where all
+    gradients are gone.
     """
+    trained = [name for name, weights in parameters.items() if any(w.requires_grad for w in weights)]
+    if trained and all(sum_gradients(parameters[name]) is None for name in trained):
+        raise NeedsTraining(
+            f"{trained[0]} has no gradient, nor has any other layer, and those that grow are chosen by it: "
+            "call the pruner's step() after the optimizer's and before zero_grad()"
+        )
 
     def growth(unit: Unit) -> Tensor | None:
-        sizes: dict[str, Tensor] = {}
-        for layer in unit.layers:
-            gradient = sum_gradients(parameters[layer.name])
-            if gradient is None and layer.weight.requires_grad:
-                raise NeedsTraining(
-                    f"{layer.name} has no gradient, and those that grow are chosen by it: call the pruner's "
-                    "step() after the optimizer's and before zero_grad()"
-                )
-            sizes[layer.name] = (
-                (torch.zeros_like(layer.weight) if gradient is None else gradient).float().abs()
-            )
-        is_trained = any(layer.weight.requires_grad for layer in unit.layers)
-        return reduce_scores(pattern, unit, sizes) if is_trained else None
+        found = {layer.name: sum_gradients(parameters[layer.name]) for layer in unit.layers}
+        if all(gradient is None for gradient in found.values()):
+            return None
+        sizes = {
+            layer.name: torch.zeros_like(layer.weight) if gradient is None else gradient
+            for layer, gradient in zip(unit.layers, found.values(), strict=True)
+        }
+        return reduce_scores(pattern, unit, {name: size.float().abs() for name, size in sizes.items()})
 
     return growth
 

@@ -15,10 +15,10 @@ from app.core.finetune import Finetune
 from worker.datasets.splits import Batch, Split
 from worker.models.inputs import Inputs, compute_logits, move
 from worker.objectives.registry import Objective
+from worker.pruning.clipping import clip_gradients
 from worker.pruning.errors import PruningError
 from worker.training.batches import BatchPlan
 from worker.training.checkpoint import Tree
-from worker.training.clipping import clip_gradients
 from worker.training.hidden_states import HiddenStates, compute_distance
 from worker.training.metric import Metric
 from worker.training.objective import compute_loss

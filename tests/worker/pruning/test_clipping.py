@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from worker.training.clipping import clip_gradients
+from worker.pruning.clipping import clip_gradients
 
 
 def make_module() -> nn.Linear:

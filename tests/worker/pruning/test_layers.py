@@ -61,6 +61,23 @@ def test_tied_weights_are_one_layer_under_their_first_name() -> None:
     assert {"a.weight", "c.weight"}.isdisjoint(layers)
 
 
+def test_a_weight_tied_to_its_transpose_is_refused_under_both_names() -> None:
+    model = nn.ModuleDict({"encoder": nn.Linear(6, 3), "decoder": nn.Linear(3, 6), "other": nn.Linear(6, 3)})
+    model["decoder"].weight = nn.Parameter(model["encoder"].weight.detach().t())
+    layers = by_name(model)
+    assert layers["encoder.weight"].why_not == "shares its memory with decoder.weight in another layout"
+    assert layers["decoder.weight"].why_not == "shares its memory with encoder.weight in another layout"
+    assert layers["other.weight"].is_prunable
+
+
+def test_parts_of_one_memory_that_do_not_overlap_are_layers_of_their_own() -> None:
+    memory = torch.rand(30)
+    model = nn.ModuleDict({"a": nn.Linear(3, 5, bias=False), "b": nn.Linear(5, 3, bias=False)})
+    model["a"].weight = nn.Parameter(memory[:15].view(5, 3))
+    model["b"].weight = nn.Parameter(memory[15:].view(3, 5))
+    assert all(layer.is_prunable for layer in find_layers(model))
+
+
 def test_a_weight_tied_to_an_embedding_is_refused() -> None:
     model = nn.ModuleDict({"head": nn.Linear(2, 5, bias=False), "embed": nn.Embedding(5, 2)})
     model["embed"].weight = model["head"].weight

@@ -155,6 +155,31 @@ def test_without_gradients_the_refusal_says_where_to_call_step() -> None:
         pruner.step()
 
 
+def test_a_layer_that_took_no_part_in_the_step_keeps_its_weights() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.used(x)
+            return out
+
+    torch.manual_seed(0)
+    model = Unused()
+    pruner = Pruner(model, recipe(), steps=20)
+    pruner.attach(optimizer := torch.optim.SGD(model.parameters(), lr=0.1))
+    first = pruner.masks
+    for _ in range(20):
+        model(torch.randn(16, 8)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    assert torch.equal(pruner.masks["unused.weight"], first["unused.weight"])
+    assert not torch.equal(pruner.masks["used.weight"], first["used.weight"])
+    assert counts(pruner.masks) == counts(first)
+
+
 def test_gradients_that_are_not_finite_are_refused() -> None:
     hand = Hand([4, 3, 2, 1])
     with pytest.raises(NonfiniteScores, match="nan"):

@@ -1,5 +1,7 @@
 """Movement pruning: scores learned on the way, weights that come back with the value they had."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 from tests.worker.pruning.loop import compute_gradients, network, train, zeros
 from worker.pruning import Pruner
 from worker.pruning.errors import NeedsTraining
+from worker.pruning.layers import find_layers
+from worker.pruning.learning import ScoreLearner
 from worker.pruning.registry import build
 
 MOVEMENT = {"criterion": {"name": "movement"}, "target": {"value": 0.5}, "schedule": {"name": "cubic"}}
@@ -236,3 +240,16 @@ def test_rewinding_forgets_what_was_learned() -> None:
     assert zeros(model, pruner)
     with pytest.raises(NeedsTraining):
         pruner.update()
+
+
+def test_what_is_learned_follows_its_layer_to_another_device() -> None:
+    layer = nn.Linear(4, 2, bias=False)
+    layer(torch.rand(3, 4)).sum().backward()
+    (found,) = find_layers(layer)
+    learner = ScoreLearner(build("criterion", "movement", {}), (found,), {"weight": (layer.weight,)})
+    learner.learn((found,), {}, pressure=0.0)
+    learner.cover({"weight": torch.rand(2, 4) < 0.5})
+    # As if the model had been moved to a GPU.
+    learner._layers["weight"] = replace(found, weight=nn.Parameter(layer.weight.detach().to("meta")))
+    assert learner.scores["weight"].device.type == "meta"
+    assert learner.state_dict()["latent"]["weight"].device.type == "meta"
