@@ -6,6 +6,9 @@ import torch
 
 from app.core.config import Device
 
+# The CPU's allocator, cuBLAS and cuDNN have no error class of their own.
+_NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 def make_deterministic(*, threads: int, device: Device) -> None:
     """Fix the number of threads and, on a CPU, refuse operations whose result depends on timing.
@@ -31,6 +34,5 @@ def seed_everything(seed: int) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether there was no memory left, on the device or on the machine."""
-    # The CPU's allocator has no error class of its own.
-    is_allocation = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_allocation
+    is_told = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_told

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from worker.numerics import make_deterministic
+from worker.numerics import is_out_of_memory, make_deterministic
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +35,19 @@ def test_on_a_gpu_it_is_computed_with_a_warning(monkeypatch: pytest.MonkeyPatch)
     make_deterministic(threads=1, device="cuda")
     with pytest.warns(UserWarning, match="does not have a deterministic implementation"):
         assert compute_by_timing().tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_whoever_lacks_memory_says_it_in_words_of_its_own(error: Exception, is_memory: bool) -> None:
+    assert is_out_of_memory(error) is is_memory

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from worker.pruning.errors import PruningError
@@ -35,13 +34,11 @@ def save_state(path: str | Path, state: Mapping[str, Any]) -> None:  # Any: tens
         text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidState(f"a state holds tensors and JSON values: {error}") from error
-    # One metadata key, since safetensors keeps several in no fixed order.
-    content = save(tensors, metadata={_METADATA_KEY: text})
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
+    # One metadata key, since safetensors keeps several in no fixed order.
+    save_file(_take_apart(tensors), partial, metadata={_METADATA_KEY: text})
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
@@ -63,8 +60,7 @@ def load_state(path: str | Path) -> dict[str, Any]:  # Any: what save_state was 
 def _take_tensors(value: object, pointer: str, tensors: dict[str, Tensor]) -> object:
     """Move the tensors of a nested value into `tensors`, named by JSON pointer; return what is left."""
     if isinstance(value, Tensor):
-        # Cloned, since safetensors refuses tensors that share memory.
-        tensors[pointer] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        tensors[pointer] = value.detach().to("cpu").contiguous()
         return {_TENSOR: pointer}
     if isinstance(value, Mapping):
         if value and all(type(key) is int for key in value):
@@ -84,6 +80,17 @@ def _take_tensors(value: object, pointer: str, tensors: dict[str, Tensor]) -> ob
     if isinstance(value, list | tuple):
         return [_take_tensors(item, _below(pointer, str(i)), tensors) for i, item in enumerate(value)]
     return value
+
+
+def _take_apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with copies of those in the memory of another, which safetensors refuses."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in taken else tensor
+        taken.add(memory)
+    return apart
 
 
 def _below(pointer: str, key: str) -> str:
