@@ -1,9 +1,11 @@
 """What is known about a model by measurement, so that it need not be measured again."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from worker.pruning.protocols import Unit
 
 
 @dataclass
@@ -28,3 +30,12 @@ class Measured:
             steepness = (rises[-1] - rises[-2]) / (counts[-1] - counts[-2])
             return float(rises[-1] + steepness * (pruned - counts[-1]))
         return float(np.interp(pruned, counts, rises))
+
+    def rises(self, units: Iterable[Unit], sparsity: float) -> dict[str, float]:
+        """Return how much higher the loss is with one layer alone so sparse, by name, of those measured."""
+        return {
+            layer.name: self.rise(unit.name, sparsity * unit.numel)
+            for unit in units
+            if self.damage.get(unit.name)
+            for layer in unit.layers
+        }

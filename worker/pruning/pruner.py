@@ -217,13 +217,7 @@ class Pruner:
 
         It is of the model before pruning, from what the allocation `sensitivity` measured; empty with others.
         """
-        sparsity, measured = self.masks.sparsity, self._measured
-        return {
-            layer.name: measured.rise(unit.name, sparsity * unit.numel)
-            for unit in self._plan.units
-            if measured.damage.get(unit.name)
-            for layer in unit.layers
-        }
+        return self._measured.rises(self._plan.units, self.masks.sparsity)
 
     def state_dict(self) -> dict[str, Any]:  # Any: plain JSON and tensors, nested by name
         """Return everything that a run needs to go on to the bit, besides model and optimizer.

@@ -239,55 +239,6 @@ def test_a_closure_is_stepped_as_well() -> None:
     assert zeros(model, pruner)
 
 
-@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
-def test_steps_along_a_line_go_down_with_pruned_weights_too(line_search) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 5))
-    x, y = torch.randn(200, 20), torch.randint(5, (200,))
-    pruner = Pruner(model, {"target": {"value": 0.9}}, steps=30)
-    pruner.attach(optimizer := torch.optim.LBFGS(model.parameters(), line_search_fn=line_search))
-    losses = []
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        return loss
-
-    for _ in range(10):
-        losses.append(float(optimizer.step(closure).detach()))
-        pruner.step()
-    assert losses[-1] < losses[0]
-    assert zeros(model, pruner)
-
-
-def test_scores_are_learned_once_a_step_where_a_step_calls_that_of_its_base_class() -> None:
-    class Mine(torch.optim.SGD):
-        def step(self, closure=None):
-            return super().step(closure)
-
-    def learn(kind: type[torch.optim.SGD]) -> Tensor:
-        model = network()
-        pruner = Pruner(model, {**CUBIC, "criterion": {"name": "movement"}}, steps=10)
-        pruner.attach(optimizer := kind(model.parameters(), lr=0.1))
-        train(model, optimizer, pruner, steps=range(6))
-        return pruner.state_dict()["memory"]["fc1.weight"]["scores"]
-
-    assert torch.equal(learn(torch.optim.SGD), learn(Mine))
-
-
-def test_gradients_of_pruned_weights_are_zero_in_the_step_and_stay_where_they_are_read() -> None:
-    for schedule, is_read in ({"name": "one_shot"}, False), ({"name": "rigl"}, True):
-        model = network()
-        pruner = Pruner(model, {"target": {"value": 0.7}, "schedule": schedule}, steps=10)
-        pruner.attach(optimizer := sgd(model))
-        compute_gradients(model, 0)
-        optimizer.step()
-        mask = pruner.masks["fc1.weight"]
-        assert bool(model.fc1.weight.grad[~mask].any()) is is_read
-        assert model.fc1.weight.grad[mask].any()
-
-
 def test_weights_that_were_replaced_are_noticed_before_it_says_that_they_are_pruned() -> None:
     model = network()
     pruner = Pruner(model, CUBIC, steps=10)
