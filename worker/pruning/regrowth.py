@@ -92,7 +92,8 @@ def by_gradient(pattern: Pattern, parameters: Mapping[str, Sequence[nn.Parameter
 
     def growth(unit: Unit) -> Tensor | None:
         found = {layer.name: sum_gradients(parameters[layer.name]) for layer in unit.layers}
-        if all(gradient is None for gradient in found.values()):
+        is_trained = any(layer.weight.requires_grad for layer in unit.layers)
+        if not is_trained or all(gradient is None for gradient in found.values()):
             return None
         sizes = {
             layer.name: torch.zeros_like(layer.weight) if gradient is None else gradient

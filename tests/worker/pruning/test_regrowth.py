@@ -189,13 +189,16 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_frozen_layer_keeps_its_weights(schedule: str) -> None:
     model = network()
-    model.fc1.weight.requires_grad_(False)
+    model.conv1.weight.requires_grad_(False)
     pruner = Pruner(model, recipe(schedule), steps=20)
     pruner.attach(optimizer := torch.optim.SGD(model.parameters(), lr=0.02))
-    first, weight = pruner.masks, model.fc1.weight.clone()
+    first, weight = pruner.masks, model.conv1.weight.clone()
     train(model, optimizer, pruner, steps=range(20))
-    assert torch.equal(pruner.masks["fc1.weight"], first["fc1.weight"])
-    assert torch.equal(model.fc1.weight, weight)
+    # A gradient from before it was frozen may still be there.
+    model.conv1.weight.grad = torch.rand_like(model.conv1.weight)
+    pruner.regrow(0.1)
+    assert torch.equal(pruner.masks["conv1.weight"], first["conv1.weight"])
+    assert torch.equal(model.conv1.weight, weight)
     assert not torch.equal(pruner.masks["conv2.weight"], first["conv2.weight"])
 
 
