@@ -76,6 +76,8 @@ class DatasetInput(_Frozen):
 
 
 class RunnerInput(_Frozen):
+    """`is_halved`: the kernel killed an earlier attempt for want of memory; batches are of half the size."""
+
     kind: Literal["job"] = "job"
     job_id: str
     attempt: int = 1
@@ -85,6 +87,7 @@ class RunnerInput(_Frozen):
     dataset: DatasetInput | None
     threads: int
     device: Literal["cpu", "cuda"]
+    is_halved: bool = False
 
 
 class CheckInput(_Frozen):

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.core import checkpoints
 from app.core.db import now_plus
-from app.core.errors import JobCrashLoop, Problem
+from app.core.errors import JobCrashLoop, OutOfMemory, Problem
 from app.core.job_writes import Data, Lease, append_event, end_attempt, held, hint, read_held, require
 from app.core.jobs import cancel, fail
 from app.core.states import AttemptClass, AttemptEnd, JobStatus
@@ -80,24 +80,35 @@ _CLASS_OF_END = {
 }
 
 
-def retry_after_crash(session: Session, lease: Lease, detail: str, *, ended: AttemptEnd) -> None:
+def retry_after_crash(
+    session: Session,
+    lease: Lease,
+    detail: str,
+    *,
+    ended: AttemptEnd,
+    class_: AttemptClass | None = None,
+) -> None:
     """Give a job whose process died back to the queue, or fail it when its attempts are used up.
 
     An attempt that came further than those before costs nothing: its job will end, however often it is cut
-    off.
+    off. The class `resource` says that memory ran out: the attempts that follow have smaller batches.
     """
     job = read_held(session, lease)
     gets_on = checkpoints.has_come_further(session, lease)
     if job.attempt >= job.max_attempts and not gets_on and not job.cancel_requested:
-        problem = JobCrashLoop(
+        died = (
             f"the job's process died in each of {job.attempt} attempts without a new checkpoint, the most it "
             f"may have; last: {detail}"
-        ).problem()
-        fail(session, lease, problem, ended=ended, class_=AttemptClass.CRASH_LOOP)
+        )
+        if class_ == AttemptClass.RESOURCE:
+            problem = OutOfMemory(f"{died}; a smaller batch_size may help").problem()
+        else:
+            problem, class_ = JobCrashLoop(died).problem(), AttemptClass.CRASH_LOOP
+        fail(session, lease, problem, ended=ended, class_=class_)
         return
     if gets_on:
         _refund(session, lease)
-    _hand_back(session, lease, detail, ended=ended, class_=_CLASS_OF_END[ended])
+    _hand_back(session, lease, detail, ended=ended, class_=class_ or _CLASS_OF_END[ended])
 
 
 def end_leases_of(session: Session, owner: str) -> None:

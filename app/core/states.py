@@ -72,7 +72,8 @@ class AttemptClass(StrEnum):
 
     `user`, `bug`: the job fails. `transient`, `resource`: queued again after a while where that can help, no
     attempt spent. `crash`, `lost`, `stalled`: queued again, an attempt spent; `crash_loop` spent the last
-    one. `released`: the worker shut down, no attempt spent.
+    one. `released`: the worker shut down, no attempt spent. A crash of the class `resource` is the kernel's
+    kill for want of memory: an attempt spent, smaller batches from then on.
     """
 
     USER = "user"

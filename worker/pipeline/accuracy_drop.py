@@ -95,7 +95,7 @@ class AccuracyDrop:
             return
         begun = self._begun if self._begun is not None and self._begun["digest"] == digest else None
         self._begun = None
-        is_halved = bool(begun and begun["is_halved"])
+        is_halved = self._job.given.is_halved or bool(begun and begun["is_halved"])
         try:
             self._train(module, digest, begun, is_halved=is_halved)
             return
@@ -162,7 +162,7 @@ class AccuracyDrop:
             module,
             split,
             job.task.objective,
-            batch_size=job.spec.evaluation.batch_size,
+            batch_size=job.evaluation.batch_size,
             device=job.device,
         )
         return measure(METRICS[_ACCURACY], take_answers(job, records))

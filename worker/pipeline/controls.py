@@ -107,7 +107,7 @@ def _measure(job: Job, folder: StageFolder, control: Control, module: nn.Module)
         module,
         job.test_split,
         job.task.objective,
-        batch_size=job.spec.evaluation.batch_size,
+        batch_size=job.evaluation.batch_size,
         device=job.device,
     )
     name = f"control-{control}.safetensors"

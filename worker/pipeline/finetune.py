@@ -28,14 +28,15 @@ _CHECKPOINTS = "training"
 def run_finetune(job: Job, folder: StageFolder, progress: ProgressReporter) -> Data:
     """Fine-tune from the dense weights, or go on where an attempt before this one stopped.
 
-    When memory runs out, it is done again from the start in batches of half the size. Raises
-    DivergedTraining, whose last good checkpoint becomes an artifact, or SparsityLost.
+    When memory runs out, it is done again from the start in batches of half the size; where the kernel
+    killed the attempt before, it goes on in such batches. Raises DivergedTraining, whose last good
+    checkpoint becomes an artifact, or SparsityLost.
     """
     settings = job.spec.finetune
     if settings is None:
         return {"reason": "no finetune in the spec"}
     checkpoints = folder.checkpoints(_CHECKPOINTS, interval_s=job.spec.resources.checkpoint_s)
-    is_halved = _was_halved(checkpoints)
+    is_halved = job.given.is_halved or _was_halved(checkpoints)
     with weights_salvaged(job, checkpoints):
         try:
             return _Attempt(job, folder, progress, is_halved=is_halved).run()
@@ -97,7 +98,7 @@ class _Attempt:
             rewind_state=recovery.rewind_state,
         )
         files: list[JsonValue] = []
-        warnings = _warn(self._training)
+        warnings = _warn(self._training, was_killed=job.given.is_halved)
         for number, control in enumerate(controls):
             with stops_gracefully() as stop:
                 watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total, stop)
@@ -131,14 +132,15 @@ def _make_row(row: Row, full_sparsity: float) -> HistoryRow:
     )
 
 
-def _warn(training: Training) -> list[JsonValue]:
+def _warn(training: Training, *, was_killed: bool) -> list[JsonValue]:
     warnings: list[JsonValue] = []
-    if training.is_halved:
-        warnings.append(
-            f"memory ran out at a batch size of {training.settings.batch_size}: the fine-tune was done again "
-            "in batches of half the size, twice as many a step, so that a step sees as many samples"
-        )
     settings = training.settings
+    if training.is_halved and settings.batch_size > 1:
+        how = "went on" if was_killed else "was done again"
+        warnings.append(
+            f"memory ran out at a batch size of {settings.batch_size}: the fine-tune {how} in batches of "
+            "half the size, twice as many a step, so that a step sees as many samples"
+        )
     if settings.precision == "bfloat16" and not computes_in_bfloat16(training.device):
         warnings.append(
             f"this {training.device.type} has no instructions for bfloat16, and standing in for them takes "

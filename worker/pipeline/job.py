@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from app.core.errors import Unavailable
+from app.core.spec import Evaluation
 from app.core.states import Stage
 from worker.datasets.registry import Splits, read_splits
 from worker.datasets.splits import Split
@@ -69,6 +70,13 @@ class Job:
     def folder(self, stage: Stage) -> StageFolder:
         """Return a stage's folder."""
         return StageFolder(self.work, stage)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How the model is judged: as asked for, half as many samples at a time once memory ran out."""
+        asked = self.spec.evaluation
+        halved = {"batch_size": max(1, asked.batch_size // 2)} if self.given.is_halved else {}
+        return asked.model_copy(update=halved)
 
     @property
     def final_folder(self) -> StageFolder:

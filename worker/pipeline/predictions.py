@@ -23,7 +23,7 @@ def predict_test_split(job: Job, folder: StageFolder, module: nn.Module) -> Data
         module,
         job.test_split,
         job.task.objective,
-        batch_size=job.spec.evaluation.batch_size,
+        batch_size=job.evaluation.batch_size,
         device=job.device,
     )
     folder.write_tensors(_NAME, records)

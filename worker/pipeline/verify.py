@@ -51,7 +51,7 @@ def _make_request(job: Job) -> ReloadRequest:
         exported=describe_export(job.exported_model, folder),
         files=tuple(folder / file.name for file in list_files(job.exported_model)),
         dataset=job.given.dataset,
-        evaluation=job.spec.evaluation,
+        evaluation=job.evaluation,
         threads=job.given.threads,
         device=job.given.device,
     )

@@ -243,7 +243,8 @@ class Attempt:
             return verdict.fail(outcome.failed.problem, outcome.failed.blame, artifacts=self._work)
         if is_done and not process.was_told_with(self._context.draining):
             self._tell_death(process, process.describe_exit())
-            verdict.crash(process.describe_exit(), ended=AttemptEnd.CRASHED)
+            class_ = AttemptClass.RESOURCE if process.ran_out_of_memory() else None
+            verdict.crash(process.describe_exit(), ended=AttemptEnd.CRASHED, class_=class_)
         elif is_done or self._is_late() or self._shall_stop():
             return self._conclude_stopped()
         else:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from worker.forks.client import LOST, Spawner, Starter, can_fork, spawn_server
 from worker.protocol import MESSAGE, RunnerMessage
 from worker.stopping import STOPPED
+from worker.supervision.memory import count_oom_kills
 
 LOG_NAME = "runner.log"
 PID_NAME = "runner.pid"
@@ -36,6 +37,7 @@ class RunnerProcess:
     def __init__(self, work: Path, starter: Starter, *, imports: Sequence[str] = ()) -> None:
         self._work = work
         end_predecessor(work)
+        self._oom_kills = count_oom_kills()
         self._messages: queue.SimpleQueue[RunnerMessage] = queue.SimpleQueue()
         (stdin, lifeline), (messages, stdout) = os.pipe(), os.pipe()
         self._lifeline, self._stdout = os.fdopen(lifeline, "wb"), os.fdopen(messages, "rb")
@@ -80,11 +82,18 @@ class RunnerProcess:
         may_be = self._process.returncode in (-signal.SIGTERM, STOPPED, LOST)
         return may_be and draining.wait(_TOLD_WITHIN_S)
 
+    def ran_out_of_memory(self) -> bool:
+        """Tell whether the kernel killed it for want of memory, as far as the kernel counts such kills."""
+        return self._process.returncode == -signal.SIGKILL and count_oom_kills() != self._oom_kills
+
     def describe_exit(self) -> str:
         """Say how the process ended, in words for the user of the job."""
         code = self._process.returncode
+        if self.ran_out_of_memory():
+            return "killed by the kernel, as the machine's memory, or the worker's share of it, ran out"
         if code is not None and code < 0:
-            hint = "; the kernel does that when memory runs out" if code == -signal.SIGKILL else ""
+            hints = code == -signal.SIGKILL and self._oom_kills is None
+            hint = "; the kernel does that when memory runs out" if hints else ""
             return f"killed by {signal.Signals(-code).name}{hint}"
         return f"exit code {code} without a result"
 

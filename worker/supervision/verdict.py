@@ -87,9 +87,16 @@ class Verdict:
         """End the job as cancelled, with its best weights so far where the runner left them."""
         self._end_with_artifacts(work, lambda session: jobs.cancel(session, self._lease))
 
-    def crash(self, detail: str, *, ended: AttemptEnd) -> None:
-        """Give the job back, an attempt spent, or fail it when that was its last."""
-        self.write(lambda session: job_returns.retry_after_crash(session, self._lease, detail, ended=ended))
+    def crash(self, detail: str, *, ended: AttemptEnd, class_: AttemptClass | None = None) -> None:
+        """Give the job back, an attempt spent, or fail it when that was its last.
+
+        Its class is that of such an end, unless another one is known.
+        """
+        self.write(
+            lambda session: job_returns.retry_after_crash(
+                session, self._lease, detail, ended=ended, class_=class_
+            )
+        )
 
     def pause(self) -> None:
         self.write(lambda session: job_returns.pause(session, self._lease))
