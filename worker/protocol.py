@@ -76,7 +76,7 @@ class DatasetInput(_Frozen):
 
 
 class RunnerInput(_Frozen):
-    """`is_halved`: the kernel killed an earlier attempt for want of memory; batches are of half the size."""
+    """`is_halved`: an earlier attempt was killed for want of memory, so batches are of half the size."""
 
     kind: Literal["job"] = "job"
     job_id: str

@@ -111,7 +111,7 @@ def request_retry(session: Session, job_id: str, *, start: RetryFrom, hint_again
         "gates": EMPTY_GATES,
     }
     if start == "start":
-        values |= {"starts": Job.starts + 1, "stage": None, "progress": EMPTY_PROGRESS}
+        values |= {"starts": Job.starts + 1, "is_halved": False, "stage": None, "progress": EMPTY_PROGRESS}
         checkpoints.drop(session, job_id)
     _change(session, job, "job.retried", {"from": start}, **values)
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))

@@ -91,9 +91,11 @@ def retry_after_crash(
     """Give a job whose process died back to the queue, or fail it when its attempts are used up.
 
     An attempt that came further than those before costs nothing: its job will end, however often it is cut
-    off. The class `resource` says that memory ran out: the attempts that follow have smaller batches.
+    off. The class `resource` says that memory ran out: batches are of half the size from then on.
     """
     job = read_held(session, lease)
+    if class_ == AttemptClass.RESOURCE:
+        session.execute(update(Job).where(held(lease)).values(is_halved=True))
     gets_on = checkpoints.has_come_further(session, lease)
     if job.attempt >= job.max_attempts and not gets_on and not job.cancel_requested:
         died = (

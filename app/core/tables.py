@@ -126,6 +126,7 @@ class Job(Base):
     setbacks: Mapped[int] = mapped_column(default=0, server_default="0")  # in a row, of what passes by itself
     retries: Mapped[int] = mapped_column(default=0, server_default="0")  # that its user asked for
     starts: Mapped[int] = mapped_column(default=0, server_default="0")  # of them, those from the start
+    is_halved: Mapped[bool] = mapped_column(default=False, server_default=false())  # its batches
     retried_epoch: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     next_run_at: Mapped[datetime | None]  # not before; None is at once
     epoch: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -205,7 +205,7 @@ def test_another_schema_is_named_with_the_one_expected(installation):
     schema.downgrade(make_engine(installation.database_url), "0001")
     found = diagnose(installation, repair=False, is_deep=True, tick=lambda *_: None)
     assert found.findings is None
-    assert "expected the schema 0005, found 0001; run `secateur migrate`" in found.checks[0].detail
+    assert "expected the schema 0006, found 0001; run `secateur migrate`" in found.checks[0].detail
 
 
 def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(installation, sessions, blobs):

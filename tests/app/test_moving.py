@@ -225,7 +225,7 @@ def test_a_folder_without_an_installation_is_not_moved(source, target, tmp_path)
 
 def test_a_source_of_another_schema_is_not_moved(source, target):
     schema.downgrade(make_engine(source.database_url), "0002")
-    with pytest.raises(CannotMove, match="the schema 0002, expected 0005"):
+    with pytest.raises(CannotMove, match="the schema 0002, expected 0006"):
         move(source, target, tick=lambda *_: None)
 
 

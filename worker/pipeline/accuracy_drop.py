@@ -146,7 +146,7 @@ class AccuracyDrop:
         job = self._job
         assert job.spec.finetune is not None
         assert job.task is not None
-        return make_training(job, job.spec.finetune, job.task, is_halved=False)
+        return make_training(job, job.spec.finetune, job.task, is_halved=job.given.is_halved)
 
     @cached_property
     def _teacher(self) -> Teacher | None:

@@ -98,7 +98,7 @@ class _Attempt:
             rewind_state=recovery.rewind_state,
         )
         files: list[JsonValue] = []
-        warnings = _warn(self._training, was_killed=job.given.is_halved)
+        warnings = _warn(self._training)
         for number, control in enumerate(controls):
             with stops_gracefully() as stop:
                 watch = StageWatch(self._progress, recovery.total + sum(lengths[:number]), total, stop)
@@ -132,14 +132,13 @@ def _make_row(row: Row, full_sparsity: float) -> HistoryRow:
     )
 
 
-def _warn(training: Training, *, was_killed: bool) -> list[JsonValue]:
+def _warn(training: Training) -> list[JsonValue]:
     warnings: list[JsonValue] = []
     settings = training.settings
     if training.is_halved and settings.batch_size > 1:
-        how = "went on" if was_killed else "was done again"
         warnings.append(
-            f"memory ran out at a batch size of {settings.batch_size}: the fine-tune {how} in batches of "
-            "half the size, twice as many a step, so that a step sees as many samples"
+            f"memory ran out: the fine-tune, or what was left of it, was computed in batches of half of "
+            f"{settings.batch_size}, twice as many a step, so that a step sees as many samples"
         )
     if settings.precision == "bfloat16" and not computes_in_bfloat16(training.device):
         warnings.append(

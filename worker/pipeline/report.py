@@ -146,7 +146,8 @@ def _describe_environment(job: Job) -> Environment:
         versions={"python": platform.python_version(), **describe_versions()},
         device=describe_device(job.given.device),
         threads=job.given.threads,
-        determinism="bitwise" if job.given.device == "cpu" else "tolerance",
+        # Where halving began depends on when memory ran out.
+        determinism="bitwise" if job.given.device == "cpu" and not job.given.is_halved else "tolerance",
     )
 
 
@@ -183,6 +184,11 @@ def _warn_of_the_job(job: Job) -> Iterator[str]:
         yield (
             f"the test split has {len(job.test_split)} samples{share if is_counted else ''}, "
             "so read the intervals"
+        )
+    if job.given.is_halved:
+        yield (
+            "an attempt at this job was killed because memory ran out; since then the model was judged in "
+            f"batches of {job.evaluation.batch_size}, half of what was asked for"
         )
     if job.spec.finetune is None:
         yield "the spec asks for no fine-tuning: nothing recovers what pruning costs"

@@ -37,6 +37,9 @@ def run_stages(job: Job, send: Callable[[RunnerMessage], None]) -> None:
     inputs = {"job": job.digest}
     for stage, run in _STAGES.items():
         folder = job.folder(stage)
+        if stage is Stage.EVALUATE:
+            # What the exported file answers is compared with this, sample by sample, in the same batches.
+            inputs["batch_size"] = str(job.evaluation.batch_size)
         send(StageStarted(stage=stage))
         standing = folder.read_standing(inputs)
         if standing is None:

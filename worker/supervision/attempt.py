@@ -240,10 +240,15 @@ class Attempt:
             if outcome.failed.problem.code == DeviceUnavailable.code:
                 # Or it would take the whole line, job after job, as the one that is free soonest.
                 self._context.slots.doubt(self._slot)
+            if outcome.failed.blame is Blame.TRANSIENT and process.memory_ran_out:
+                # Not the runner died but a process that it had started.
+                detail = f"{outcome.failed.problem.detail}, as memory ran out"
+                verdict.crash(detail, ended=AttemptEnd.CRASHED, class_=AttemptClass.RESOURCE)
+                return False
             return verdict.fail(outcome.failed.problem, outcome.failed.blame, artifacts=self._work)
         if is_done and not process.was_told_with(self._context.draining):
             self._tell_death(process, process.describe_exit())
-            class_ = AttemptClass.RESOURCE if process.ran_out_of_memory() else None
+            class_ = AttemptClass.RESOURCE if process.was_killed_for_memory else None
             verdict.crash(process.describe_exit(), ended=AttemptEnd.CRASHED, class_=class_)
         elif is_done or self._is_late() or self._shall_stop():
             return self._conclude_stopped()

@@ -1,24 +1,50 @@
-"""Count what the kernel killed because memory ran out: the same SIGKILL as anybody's, but it keeps count."""
+"""Tell a kill for want of memory from others: the same SIGKILL as anybody's, but the kernel counts it."""
 
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 _GROUP = "proc/self/cgroup"
 _MOUNT = "sys/fs/cgroup"
 _MACHINE = "proc/vmstat"
 _KEY = "oom_kill"
+# The kernel counts before it sends the signal, and taking a process of many gigabytes apart takes it seconds.
+_WINDOW_S = 60.0
 
 
-def count_oom_kills(root: Path = Path("/")) -> int | None:
-    """Return how many processes were ever killed for want of memory; None where the kernel does not say.
+class OomWatch:
+    """Tells whether the kernel killed a process for want of memory in the last minute.
 
-    Those of this process's control group, where version 2 of cgroups counts them (memory.events), as a
-    container and a systemd unit have it; of the whole machine otherwise (Linux 4.13).
+    It counts those of this process's control group, where version 2 of cgroups does (memory.events), as a
+    container and a systemd unit have it; those of the whole machine otherwise (Linux 4.13). `look` is to be
+    called more often than once a minute, so that a kill of long ago is not taken for one of now.
     """
-    for path in (_find_events(root), root / _MACHINE):
-        count = _read_count(path) if path is not None else None
+
+    def __init__(self, root: Path = Path("/"), *, clock: Callable[[], float] = time.monotonic) -> None:
+        paths = (_find_events(root), root / _MACHINE)
+        self._path = next((path for path in paths if path and _read_count(path) is not None), None)
+        self._clock = clock
+        self._seen: deque[tuple[float, int]] = deque()
+        self.look()
+
+    @property
+    def sees(self) -> bool:
+        """Whether the kernel counts at all."""
+        return self._path is not None
+
+    def look(self) -> None:
+        """Note the count as it is now."""
+        now_s, count = self._clock(), _read_count(self._path) if self._path else None
         if count is not None:
-            return count
-    return None
+            self._seen.append((now_s, count))
+        while len(self._seen) > 1 and self._seen[1][0] <= now_s - _WINDOW_S:
+            self._seen.popleft()
+
+    def has_killed(self) -> bool:
+        """Tell whether the count rose in the last minute; False where the kernel does not count."""
+        self.look()
+        return bool(self._seen) and self._seen[-1][1] > self._seen[0][1]
 
 
 def _find_events(root: Path) -> Path | None:

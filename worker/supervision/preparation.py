@@ -13,7 +13,7 @@ from app.core import checkpoints
 from app.core.config import Device
 from app.core.db import now_plus
 from app.core.spec import JobSpec
-from app.core.states import AttemptClass, AttemptEnd
+from app.core.states import AttemptEnd
 from app.core.tables import Dataset, Job, JobAttempt, JobCheckpoint, Model
 from worker.protocol import RunnerInput
 from worker.supervision.inputs import Place, dataset_input, describe_unknown, model_input
@@ -24,8 +24,7 @@ from worker.supervision.slots import Slot
 class Given:
     """What the database says of a job that is about to run.
 
-    `checkpoints` are the newest first; `left_s` of its timeout_s is what earlier attempts have left;
-    `is_halved` says that one of them was killed because memory ran out.
+    `checkpoints` are the newest first; `left_s` of its timeout_s is what earlier attempts have left.
     """
 
     job: Job
@@ -34,23 +33,19 @@ class Given:
     dataset: Dataset | None
     checkpoints: Sequence[JobCheckpoint]
     left_s: float
-    is_halved: bool
 
 
 def read_given(session: Session, job_id: str) -> Given:
     """Read all that an attempt starts from; raises SpecUnknown."""
     job = session.get_one(Job, job_id)
-    spec, earlier = _read_spec(job), _list_attempts(session, job)
+    spec = _read_spec(job)
     return Given(
         job=job,
         spec=spec,
         model=session.get_one(Model, job.model_id),
         dataset=session.get(Dataset, job.dataset_id) if job.dataset_id else None,
         checkpoints=checkpoints.list_newest_first(session, job_id),
-        left_s=spec.resources.timeout_s - _sum_up(session, earlier),
-        is_halved=any(
-            (one.ended, one.class_) == (AttemptEnd.CRASHED, AttemptClass.RESOURCE) for one in earlier
-        ),
+        left_s=spec.resources.timeout_s - _sum_up_attempts(session, job),
     )
 
 
@@ -75,7 +70,7 @@ def make_input(given: Given, place: Place, *, slot: Slot, threads: int) -> Runne
         dataset=dataset_input(given.dataset, place) if given.dataset else None,
         threads=threads,
         device=_choose_device(given.spec, slot),
-        is_halved=given.is_halved,
+        is_halved=given.job.is_halved,
     )
 
 
@@ -85,19 +80,15 @@ def _choose_device(spec: JobSpec, slot: Slot) -> Device:
     return spec.resources.device
 
 
-def _list_attempts(session: Session, job: Job) -> Sequence[JobAttempt]:
-    """List the attempts since the job's user last asked for it, the running one too."""
-    return session.scalars(
-        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.epoch > job.retried_epoch)
-    ).all()
+def _sum_up_attempts(session: Session, job: Job) -> float:
+    """Return how long the job has run, over all attempts since its user last asked for it.
 
-
-def _sum_up(session: Session, attempts: Sequence[JobAttempt]) -> float:
-    """Return how long the attempts took.
-
-    One whose worker fell silent counts to its last beat, and the running one to now.
+    An attempt whose worker fell silent counts to its last beat, and the running one to now.
     """
     now = session.scalar(select(now_plus()))
+    attempts = session.scalars(
+        select(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.epoch > job.retried_epoch)
+    )
     return sum((_end_of(one, now) - one.started_at).total_seconds() for one in attempts)
 
 

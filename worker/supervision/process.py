@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from worker.forks.client import LOST, Spawner, Starter, can_fork, spawn_server
 from worker.protocol import MESSAGE, RunnerMessage
 from worker.stopping import STOPPED
-from worker.supervision.memory import count_oom_kills
+from worker.supervision.memory import OomWatch
 
 LOG_NAME = "runner.log"
 PID_NAME = "runner.pid"
@@ -37,7 +37,9 @@ class RunnerProcess:
     def __init__(self, work: Path, starter: Starter, *, imports: Sequence[str] = ()) -> None:
         self._work = work
         end_predecessor(work)
-        self._oom_kills = count_oom_kills()
+        self._memory = OomWatch()
+        self._memory_ran_out: bool | None = None
+        self._talks_nonsense = False
         self._messages: queue.SimpleQueue[RunnerMessage] = queue.SimpleQueue()
         (stdin, lifeline), (messages, stdout) = os.pipe(), os.pipe()
         self._lifeline, self._stdout = os.fdopen(lifeline, "wb"), os.fdopen(messages, "rb")
@@ -72,6 +74,10 @@ class RunnerProcess:
 
     def is_done(self) -> bool:
         """Tell whether the process has ended and everything it said has been read."""
+        if self._process.poll() is None:
+            self._memory.look()
+        elif self._memory_ran_out is None:
+            self._memory_ran_out = self._memory.has_killed()
         return not self._reader.is_alive() and self._process.poll() is not None and self._messages.empty()
 
     def was_told_with(self, draining: threading.Event) -> bool:
@@ -82,17 +88,24 @@ class RunnerProcess:
         may_be = self._process.returncode in (-signal.SIGTERM, STOPPED, LOST)
         return may_be and draining.wait(_TOLD_WITHIN_S)
 
-    def ran_out_of_memory(self) -> bool:
-        """Tell whether the kernel killed it for want of memory, as far as the kernel counts such kills."""
-        return self._process.returncode == -signal.SIGKILL and count_oom_kills() != self._oom_kills
+    @property
+    def memory_ran_out(self) -> bool:
+        """Whether the kernel killed it, or a process beside it, for want of memory within its last minute."""
+        return bool(self._memory_ran_out)
+
+    @property
+    def was_killed_for_memory(self) -> bool:
+        """Whether it died of that."""
+        is_killed = self._process.returncode == -signal.SIGKILL and not self._talks_nonsense
+        return is_killed and self.memory_ran_out
 
     def describe_exit(self) -> str:
         """Say how the process ended, in words for the user of the job."""
         code = self._process.returncode
-        if self.ran_out_of_memory():
+        if self.was_killed_for_memory:
             return "killed by the kernel, as the machine's memory, or the worker's share of it, ran out"
         if code is not None and code < 0:
-            hints = code == -signal.SIGKILL and self._oom_kills is None
+            hints = code == -signal.SIGKILL and not self._memory.sees
             hint = "; the kernel does that when memory runs out" if hints else ""
             return f"killed by {signal.Signals(-code).name}{hint}"
         return f"exit code {code} without a result"
@@ -132,6 +145,7 @@ class RunnerProcess:
                     self._messages.put(MESSAGE.validate_json(line))
                 except ValidationError:
                     # A runner that speaks nonsense is a crashed runner.
+                    self._talks_nonsense = True
                     self._signal(signal.SIGKILL)
                     return
 

@@ -105,7 +105,7 @@ def test_out_of_memory_is_answered_once_with_half_the_batch(uploads, tmp_path):
     data, _ = run(make_greedy_job(uploads, tmp_path))
     assert data["steps"] == 6
     (warning,) = data["warnings"]
-    assert "batch size of 32" in warning
+    assert "batches of half of 32" in warning
 
 
 def test_out_of_memory_at_half_the_batch_too_ends_the_stage(uploads, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from app.core.states import Stage
+from tests.worker.pipeline.conftest import run_job
 from worker.measure.size import digest_file
 from worker.pipeline.finetune import run_finetune
 from worker.pipeline.job import STATE_NAME, Job
@@ -64,8 +65,8 @@ def test_it_goes_on_from_its_checkpoint_in_halves_and_comes_to_the_same_however_
     warnings, digest = run(tmp_path / "work", is_halved=True)
     assert taken == [(step, True) for step in range(stopped_at + 1, 13)]
     assert warnings == [
-        "memory ran out at a batch size of 64: the fine-tune went on in batches of half the size, twice as "
-        "many a step, so that a step sees as many samples"
+        "memory ran out: the fine-tune, or what was left of it, was computed in batches of half of 64, twice "
+        "as many a step, so that a step sees as many samples"
     ]
     with pytest.raises(Stopped):
         run(tmp_path / "copy", is_halved=True, stop=8)
@@ -86,3 +87,18 @@ def test_it_is_judged_in_halves_too(uploads, tmp_path, asked, judged):
     halved = Job(tmp_path, uploads.runner_input(spec, is_halved=True))
     assert halved.evaluation == given.spec.evaluation.model_copy(update={"batch_size": judged})
     assert halved.digest == Job(tmp_path, given).digest
+
+
+def test_killed_after_its_fine_tune_it_is_judged_anew_and_trained_no_more(finished, tmp_path):
+    shutil.copytree(finished.work, tmp_path / "work")
+    again = run_job(tmp_path / "work", finished.given.model_copy(update={"is_halved": True}))
+    assert again.skipped["finetune"]
+    assert not again.skipped["evaluate"]
+    (warning,) = set(again.report.warnings) - set(finished.report.warnings)
+    assert "killed because memory ran out" in warning
+    assert "batches of 128" in warning
+    assert (finished.report.environment.determinism, again.report.environment.determinism) == (
+        "bitwise",
+        "tolerance",
+    )
+    assert again.report.summary.metrics == finished.report.summary.metrics
