@@ -6,6 +6,7 @@ import logging
 from app.core.errors import (
     Blame,
     DeviceUnavailable,
+    InvalidSpec,
     OutOfMemory,
     PruningRefused,
     SecateurError,
@@ -39,6 +40,11 @@ def _translate(error: Exception) -> SecateurError:
             return PruningRefused(str(error))
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return StorageFull("the worker's disk is full; the job is tried again")
+        case ValueError() if "Expected more than 1 value per channel" in str(error):
+            return InvalidSpec(
+                "BatchNorm has nothing to normalise by in a batch of one sample: expected a train split and "
+                "a batch_size of at least 2, or of 4 where memory ran out and batches are halved"
+            )
         case _ if is_out_of_memory(error):
             return OutOfMemory(
                 f"there was no memory left: {_first_line(error)}; a smaller batch_size may help"

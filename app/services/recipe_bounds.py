@@ -73,7 +73,8 @@ def find_recipe_faults(recipe: Recipe, layers: Sequence[Layer]) -> list[ErrorIte
     if recipe.pattern.name == _N_M:
         return items + _find_other_ratio(recipe, min(parameters for parameters, _ in pruned))
     if recipe.pattern.name == _UNSTRUCTURED:
-        return items + _find_unreachable(recipe.target.value, pruned)
+        may_empty = recipe.target.value == 1.0 or bool(recipe.allocation.params.get("may_empty_layers"))
+        return items + _find_unreachable(recipe.target.value, pruned, may_empty=may_empty)
     return items
 
 
@@ -106,8 +107,10 @@ def _find_other_ratio(recipe: Recipe, smallest: int) -> list[ErrorItem]:
     return [_unreachable(detail)]
 
 
-def _find_unreachable(asked: float, pruned: Sequence[tuple[int, Wish]]) -> list[ErrorItem]:
-    bounds = [_bound(parameters, wish, may_empty=asked == 1.0) for parameters, wish in pruned]
+def _find_unreachable(
+    asked: float, pruned: Sequence[tuple[int, Wish]], *, may_empty: bool
+) -> list[ErrorItem]:
+    bounds = [_bound(parameters, wish, may_empty=may_empty) for parameters, wish in pruned]
     least, most = sum(low for low, _ in bounds), sum(high for _, high in bounds)
     total = sum(parameters for parameters, _ in pruned)
     # Layers of fixed sparsities are rounded one by one.
@@ -126,7 +129,7 @@ def _unreachable(detail: str) -> ErrorItem:
 
 
 def _bound(parameters: int, wish: Wish, *, may_empty: bool) -> tuple[int, int]:
-    """Return how many weights of a layer must and may go; it keeps its last one unless all are asked for."""
+    """Return how many weights of a layer must and may go; it keeps its last one unless it may be empty."""
     is_fixed = wish.fixed_sparsity is not None
     floor = wish.min_sparsity if wish.fixed_sparsity is None else wish.fixed_sparsity
     most = parameters if may_empty or floor == 1.0 else max(0, parameters - 1)

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from torch import nn
 
 from app.core.errors import Blame, InvalidDataset
 from worker.failure import describe_failure
@@ -39,6 +40,7 @@ def raised(action) -> Exception:
         (CudaError("CUDA error: device-side assert triggered"), "internal_error", Blame.BUG),
         (PermissionError(errno.EACCES, "no"), "internal_error", Blame.BUG),
         (KeyError("x"), "internal_error", Blame.BUG),
+        (raised(lambda: nn.BatchNorm1d(2)(torch.ones(1, 2))), "invalid_spec", Blame.USER),
     ],
 )
 def test_each_error_has_its_code_and_its_blame(error, code, blame):

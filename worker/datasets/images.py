@@ -1,6 +1,6 @@
 """Labelled images in memory, one split of a dataset, given out as normalised float batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,10 @@ class ImageSplit:
         if generator is not None:
             images = crop_and_flip(images, generator)
         return Batch(self._normalise(images), self.labels[indices])
+
+    def cut(self, indices: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return all of them: how many images fit into memory is not known."""
+        return (indices,)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in its order; the last batch may be smaller."""

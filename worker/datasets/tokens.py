@@ -1,19 +1,16 @@
 """Labelled texts in memory as token ids, one split of a dataset, given out as padded batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from app.core.errors import DatasetMismatch
 from worker.datasets.labels import check_labels
-from worker.datasets.splits import Batch
+from worker.datasets.splits import MAX_TOKENS_AT_ONCE, Batch, cut_evenly
 from worker.models.inputs import TextInput
 from worker.models.registry import Network
 from worker.models.tokenizer import Encoded
-
-# A batch of long texts is cut into several: attention over 256 texts of 512 tokens would take gigabytes.
-_MAX_TOKENS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,17 @@ class TextSplit:
         }
         return Batch({name: inputs[name] for name in self.names}, self.labels[indices])
 
+    def cut(self, indices: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return the texts at `indices` [b] in several batches where they are long."""
+        longest = int(self.lengths[indices].max())
+        return cut_evenly(indices, most=MAX_TOKENS_AT_ONCE // longest)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the whole split in its `order`, in smaller batches where the texts are long."""
         order, start = self.order, 0
         for i, length in enumerate(self.lengths[order].tolist()):
             # The texts grow longer, so the newest says how long all of them are padded.
-            if i > start and (i - start == batch_size or length * (i - start + 1) > _MAX_TOKENS_AT_ONCE):
+            if i > start and (i - start == batch_size or length * (i - start + 1) > MAX_TOKENS_AT_ONCE):
                 yield self.take(order[start:i])
                 start = i
         yield self.take(order[start:])

@@ -1,11 +1,11 @@
 """Running text in memory as token ids, cut into windows of one length: a split for language modeling."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from worker.datasets.splits import Batch
+from worker.datasets.splits import MAX_TOKENS_AT_ONCE, Batch, cut_evenly
 from worker.datasets.tokens import check_vocabulary
 from worker.models.registry import Network
 
@@ -54,11 +54,15 @@ class WindowSplit:
 
     @property
     def most_at_once(self) -> int:
-        """How many windows a batch has at most, so that its logits fit into memory."""
-        return max(1, _MAX_LOGITS // (self.windows.shape[1] * self.vocabulary))
+        """How many windows a batch has at most, so that its logits and its attention fit into memory."""
+        return max(1, min(MAX_TOKENS_AT_ONCE, _MAX_LOGITS // self.vocabulary) // self.windows.shape[1])
+
+    def cut(self, indices: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return the windows at `indices` [b] in several batches where windows or vocabulary are large."""
+        return cut_evenly(indices, most=self.most_at_once)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield the whole split in its order, in smaller batches where the vocabulary is large."""
+        """Yield the whole split in its order, in smaller batches where windows or vocabulary are large."""
         for windows in torch.split(self.windows, min(batch_size, self.most_at_once)):
             yield self._batch(windows)
 

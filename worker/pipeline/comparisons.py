@@ -1,6 +1,6 @@
 """Compare the models of a job by the records that its stages kept: metrics, classes, controls."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.core.report import ClassRow, Control, Metric, WorstClass
@@ -43,10 +43,22 @@ def compare_answers(job: Job) -> Comparisons:
         for name, answers in _read_controls(job, job.folder(Stage.FINETUNE))
     )
     if "accuracy" not in job.task.metrics:
-        return Comparisons(metrics, controls)
+        return Comparisons(metrics, controls, warnings=_warn_of_no_width(metrics))
     damage = measure_classes(Pair(baseline, final))
-    warnings = () if damage.warning is None else (damage.warning,)
-    return Comparisons(metrics, controls, damage.rows, damage.worst, warnings)
+    warnings = [] if damage.warning is None else [damage.warning]
+    warnings += _warn_of_no_width(metrics)
+    return Comparisons(metrics, controls, damage.rows, damage.worst, tuple(warnings))
+
+
+def _warn_of_no_width(metrics: Sequence[Metric]) -> tuple[str, ...]:
+    """Say where a bootstrap looks like certainty: few samples, or no changes, leave it nothing to draw."""
+    names = [one.name for one in metrics if one.flips is None and one.drop_ci95[0] == one.drop_ci95[1]]
+    if not names:
+        return ()
+    return (
+        f"all draws of the bootstrap are alike for {', '.join(names)}: such an interval of the drop has no "
+        "width, and says nothing of how sure the drop is",
+    )
 
 
 def _read_pruned(job: Job) -> Answers | None:

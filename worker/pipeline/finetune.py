@@ -113,7 +113,13 @@ class _Attempt:
                     warnings.append(f"the control {control} is missing: memory ran out")
                 else:
                     files.append({"name": control, "records": name})
-        return {**_describe(recovery, masks), "warnings": warnings, "controls": files}
+        is_halved = self._training.is_halved
+        return {
+            **_describe(recovery, masks),
+            "is_halved": is_halved,
+            "warnings": warnings,
+            "controls": files,
+        }
 
 
 def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:

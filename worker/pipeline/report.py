@@ -146,9 +146,14 @@ def _describe_environment(job: Job) -> Environment:
         versions={"python": platform.python_version(), **describe_versions()},
         device=describe_device(job.given.device),
         threads=job.given.threads,
-        # Where halving began depends on when memory ran out.
-        determinism="bitwise" if job.given.device == "cpu" and not job.given.is_halved else "tolerance",
+        determinism="bitwise" if job.given.device == "cpu" and not _was_halved(job) else "tolerance",
     )
+
+
+def _was_halved(job: Job) -> bool:
+    """Tell whether the batches depended on how much memory there was."""
+    told = job.folder(Stage.FINETUNE).read_data()
+    return job.given.is_halved or told.get("is_halved") is True
 
 
 def _describe_finetune(job: Job) -> FinetuneReport | None:
@@ -181,11 +186,12 @@ def _warn_of_the_job(job: Job) -> Iterator[str]:
     elif len(job.test_split) < _SAMPLES_FOR_A_POINT:
         share = f": one of them is {1 / len(job.test_split):.2%} of accuracy"
         is_counted = job.task is not None and "accuracy" in job.task.metrics
+        samples = "sample" if len(job.test_split) == 1 else "samples"
         yield (
-            f"the test split has {len(job.test_split)} samples{share if is_counted else ''}, "
+            f"the test split has {len(job.test_split)} {samples}{share if is_counted else ''}, "
             "so read the intervals"
         )
-    if job.given.is_halved:
+    if job.given.is_halved and job.spec.evaluation.batch_size > 1:
         yield (
             "an attempt at this job was killed because memory ran out; since then the model was judged in "
             f"batches of {job.evaluation.batch_size}, half of what was asked for"

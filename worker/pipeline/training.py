@@ -37,7 +37,7 @@ def make_teacher(job: Job, training: Training) -> Teacher | None:
         training.split,
         settings=training.settings,
         device=training.device,
-        blocks=training.plan.first_epoch(),
+        blocks=[part for block in training.plan.first_epoch() for part in training.split.cut(block)],
     )
 
 

@@ -64,6 +64,9 @@ def find_rounds(schedule: Schedule, training_steps: int, *, learns_scores: bool 
         is_last_chance = progress == 1.0 and not rounds
         if not (fraction > before or is_last_chance):
             continue
+        if learns_scores and training_steps and progress > 0.0:
+            # Without a step there is nothing learned to prune by.
+            step = max(1, step)
         if training_steps and rounds and rounds[-1].step == step:
             rounds.pop()
         rounds.append(Round(len(rounds) + 1, step, progress, fraction))

@@ -1,5 +1,6 @@
 """What the rounds of a recovery reached, and the running means of what its steps measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,8 +68,17 @@ class RunningMeans:
     validation: float | None = None
 
     def add(self, loss: float, metric: float) -> None:
-        """Take a step in."""
-        self.loss, self.metric = _smooth(self.loss, loss), _smooth(self.metric, metric)
+        """Take a step in.
+
+        Perplexities are smoothed as the logarithms that they are powers of: one of a bad step would stand out
+        for hundreds of steps.
+        """
+        self.loss = _smooth(self.loss, loss)
+        if self.name == "perplexity":
+            before = None if self.metric is None else math.log(self.metric)
+            self.metric = math.exp(_smooth(before, math.log(metric)))
+        else:
+            self.metric = _smooth(self.metric, metric)
 
     def as_metrics(self) -> dict[str, float]:
         """Return what is known, by name."""

@@ -138,7 +138,8 @@ class Loop:
         # Pruning and evaluation leave the model in evaluation mode.
         self._module.train()
         loss = metric = 0.0
-        for indices in training.plan.batches(step):
+        batches = [part for batch in training.plan.batches(step) for part in training.split.cut(batch)]
+        for indices in batches:
             variation = generator if training.settings.augment else None
             batch = training.split.take(indices, generator=variation)
             share = len(indices) / training.plan.step_size

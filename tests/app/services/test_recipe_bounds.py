@@ -45,10 +45,15 @@ def find_all(recipe: Recipe):
     )
 
 
-@given(rows=_ROWS, value=_FRACTION, allocation=st.sampled_from(["global", "uniform", "erk"]))
-def test_what_is_refused_is_what_the_library_refuses(rows, value, allocation):
+@given(
+    rows=_ROWS,
+    value=_FRACTION | st.floats(0.99, 1),
+    allocation=st.sampled_from(["global", "uniform", "erk"]),
+    may_empty=st.booleans(),
+)
+def test_what_is_refused_is_what_the_library_refuses(rows, value, allocation, may_empty):
     recipe = {"target": {"metric": "sparsity", "value": value}, "layers": rows}
-    recipe["allocation"] = {"name": allocation, "params": {}}
+    recipe["allocation"] = {"name": allocation, "params": {"may_empty_layers": may_empty}}
     faults = find_all(read(recipe))
     if faults:
         with pytest.raises(PruningError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import shutil
 import zlib
 from functools import partial
 
@@ -14,6 +15,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from app.core.states import Stage
 from tests.support.digits import ARCHITECTURE
 from worker.models.registry import build
+from worker.pipeline.comparisons import compare_answers
+from worker.pipeline.job import Job
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +211,13 @@ def test_inputs_and_environment_say_what_ran(report, uploads):
 def test_every_stage_starts_and_finishes_in_order(finished):
     said = [(m.type, m.stage) for m in finished.messages if m.type.startswith("stage.")]
     assert said == [(type_, s) for s in Stage for type_ in ("stage.started", "stage.finished")]
+
+
+def test_intervals_without_width_are_no_certainty(finished, tmp_path):
+    shutil.copytree(finished.work, tmp_path / "work")
+    baseline, evaluated = (tmp_path / "work" / "stages" / stage for stage in ("baseline", "evaluate"))
+    shutil.copyfile(baseline / "records.safetensors", evaluated / "records.safetensors")
+    compared = compare_answers(Job(tmp_path / "work", finished.given))
+    (warning,) = compared.warnings
+    assert "alike for f1, mcc" in warning
+    assert {one.drop for one in compared.metrics} == {0.0}

@@ -84,6 +84,22 @@ def test_scores_that_are_learned_want_more_rounds_and_a_longer_time():
     assert (rounds[0].step, rounds[-1].step) == (210, 600)
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "steps"),
+    [
+        ("one_shot", {"start_fraction": 0.05}, 10),
+        ("one_shot", {"start_fraction": 0.001}, 400),
+        ("cubic", {"start_fraction": 0.01, "initial_fraction": 0.3}, 40),
+    ],
+)
+def test_scores_that_are_learned_have_a_step_to_learn_in_however_early_it_starts(name, params, steps):
+    rounds = plan_rounds(Choice(name=name, params=params), steps, learns_scores=True)
+    assert rounds[0].step == 1
+    assert all(a.step < b.step for a, b in pairwise(rounds))
+    # Without learned scores it is pruned at once.
+    assert plan_rounds(Choice(name=name, params=params), steps)[0].step == 0
+
+
 @given(
     st.sampled_from(["cubic", "linear", "exponential"]),
     st.floats(0.0, 0.9),

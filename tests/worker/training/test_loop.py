@@ -13,6 +13,8 @@ from tests.worker.training.recoveries import (
     make_training,
     recover,
 )
+from worker.datasets.images import ImageSplit
+from worker.datasets.splits import cut_evenly
 from worker.pruning import Pruner
 from worker.training.loop import Loop
 
@@ -82,22 +84,34 @@ def test_accumulated_batches_are_one_step():
     assert len(run(make_loop(max_steps=None, epochs=2, batch_size=10, accumulate=4)[0])) == 4
 
 
+def take_one_plain_step(**settings):
+    """Return the state after a step of plain descent, which shows the gradient."""
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "warmup_fraction": 0.0}
+    loop, module, _ = make_loop({"target": {"value": 0.0}}, max_steps=1, **plain, **settings)
+    # In evaluation mode nothing couples the samples of a batch.
+    module.train = lambda mode=True: module
+    run(loop)
+    return module.state_dict()
+
+
 def test_two_batches_accumulated_are_the_mean_of_their_gradients():
-    # In evaluation mode nothing couples the samples of a batch; plain descent shows the gradient.
-    settings = {
-        "max_steps": 1,
-        "momentum": 0.0,
-        "nesterov": False,
-        "weight_decay": 0.0,
-        "warmup_fraction": 0.0,
-    }
-    states = []
-    for given in ({"batch_size": 32}, {"batch_size": 8, "accumulate": 4}):
-        loop, module, _ = make_loop({"target": {"value": 0.0}}, **settings, **given)
-        module.train = lambda mode=True, module=module: module
-        run(loop)
-        states.append(module.state_dict())
-    assert all(torch.allclose(states[0][name], states[1][name], atol=1e-6) for name in states[0])
+    one, four = take_one_plain_step(batch_size=32), take_one_plain_step(batch_size=8, accumulate=4)
+    assert all(torch.allclose(one[name], four[name], atol=1e-6) for name in one)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_computed_in_parts_of_the_same_gradient(monkeypatch):
+    whole = take_one_plain_step(batch_size=32)
+    taken, take = [], ImageSplit.take
+
+    def note(self, indices, **varied):
+        taken.append(len(indices))
+        return take(self, indices, **varied)
+
+    monkeypatch.setattr(ImageSplit, "take", note)
+    monkeypatch.setattr(ImageSplit, "cut", lambda self, indices: cut_evenly(indices, most=12))
+    parts = take_one_plain_step(batch_size=32)
+    assert taken == [11, 11, 10]
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-6) for name in whole)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.98])
