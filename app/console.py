@@ -158,5 +158,7 @@ def _interval(ends: list[float]) -> str:
 
 
 def _number(value: float) -> str:
-    # A perplexity has no upper end; the digits of one that is far off say nothing.
+    # A perplexity has no upper end; the digits of one that is far off say nothing. An error may be tiny.
+    if value and abs(value) < 0.001:
+        return f"{value:.3g}"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.5g}"

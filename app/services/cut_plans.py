@@ -27,18 +27,22 @@ def predict_cut(structure: Structure, model: Model) -> Prediction | BlockPredict
     return predict(structure, model.inspection, **whole)
 
 
-def count_overhead(model: Model) -> int:
-    """Count the bytes of the weights' files that are no parameters: their headers and buffers.
-
-    Files of half precision say nothing of it, and count none.
-    """
+def count_weight_bytes(model: Model) -> int:
+    """Count the bytes of the files that hold weights: a folder has others beside them."""
     files = [
         file["size_bytes"]
         for role, file in (model.files or {}).items()
         if role == WEIGHTS_ROLE or SHARD.fullmatch(role)
     ]
-    weights = sum(files) if files else model.size_bytes
-    return max(weights - BYTES_A_PARAMETER * (model.parameters or 0), 0)
+    return sum(files) if files else model.size_bytes
+
+
+def count_overhead(model: Model) -> int:
+    """Count the bytes of the weights' files that are no parameters: their headers and buffers.
+
+    Files of half precision say nothing of it, and count none.
+    """
+    return max(count_weight_bytes(model) - BYTES_A_PARAMETER * (model.parameters or 0), 0)
 
 
 def find_target_faults(structure: Structure, model: Model) -> list[ErrorItem]:

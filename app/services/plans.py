@@ -9,7 +9,7 @@ from app.core.spec import JobSpec, Structure
 from app.core.states import ModelStatus
 from app.core.tables import Dataset, JsonObject, Model
 from app.services.block_plans import BlockPrediction
-from app.services.cut_plans import count_overhead, predict_cut
+from app.services.cut_plans import count_overhead, count_weight_bytes, predict_cut
 from app.services.layer_rows import Wish, merge_rows
 from app.services.specs import ResolvedSpec
 from app.services.structure_plans import BYTES_A_PARAMETER, Prediction
@@ -87,9 +87,9 @@ def _plan_sizes(resolved: ResolvedSpec) -> JsonObject:
         return {
             "parameters": _plan_parameters(spec, parameters),
             "macs": _plan_macs(spec, macs),
-            "size_bytes": _plan_bytes(spec, model.size_bytes),
+            "size_bytes": _plan_bytes(spec, model),
         }
-    before = {"parameters": parameters, "macs": macs, "size_bytes": model.size_bytes}
+    before = {"parameters": parameters, "macs": macs, "size_bytes": count_weight_bytes(model)}
     after, why = _predict_cut(spec.structure, model)
     return {
         name: {"before": value, "after": None if after is None else after[name], "why": why}
@@ -135,11 +135,15 @@ def _plan_macs(spec: JobSpec, macs: int) -> JsonObject:
     return {"before": macs, "after": macs, "why": "dense kernels multiply by zeros too"}
 
 
-def _plan_bytes(spec: JobSpec, size_bytes: int) -> JsonObject:
+def _plan_bytes(spec: JobSpec, model: Model) -> JsonObject:
+    before = count_weight_bytes(model)
     if spec.recipe.pattern.name != "unstructured":
-        return {"before": size_bytes, "after": None, "why": _OPEN}
+        return {"before": before, "after": None, "why": _OPEN}
     why = "safetensors stores zeros as it stores other numbers; compression makes use of them"
-    return {"before": size_bytes, "after": size_bytes, "why": why}
+    written = BYTES_A_PARAMETER * (model.parameters or 0)
+    if before < written:
+        return {"before": before, "after": written, "why": f"{why}; the weights are written in float32"}
+    return {"before": before, "after": before, "why": why}
 
 
 def _estimate_time(spec: JobSpec, dataset: Dataset | None, *, forward_ms: float) -> JsonObject:

@@ -82,6 +82,7 @@ def resolve(
     items += _find_missing_rows(spec, model, dataset)
     items += _find_unmet_needs(spec, catalog, dataset)
     items += _find_missing_device(spec, devices)
+    items += _find_untimed_gates(spec)
     if dataset is not None:
         spec, unknown = resolve_metrics(spec, catalog, dataset)
         items += unknown
@@ -139,6 +140,17 @@ def _find_missing_device(spec: JobSpec, devices: Sequence[Device] | None) -> lis
         return []
     detail = f"no worker of this service has the device {wanted!r}: expected auto or {' or '.join(devices)}"
     return [ErrorItem(pointer="/resources/device", code="device_not_there", detail=detail)]
+
+
+def _find_untimed_gates(spec: JobSpec) -> list[ErrorItem]:
+    if spec.evaluation.latency is not None:
+        return []
+    detail = "a gate on speedup is never evaluated: evaluation.latency is null, so that nothing is timed"
+    return [
+        ErrorItem(pointer=f"/gates/{i}/metric", code="metric_not_measured", detail=detail)
+        for i, gate in enumerate(spec.gates)
+        if gate.metric == "speedup"
+    ]
 
 
 def _find_unmet_needs(spec: JobSpec, catalog: Catalog, dataset: Dataset | None) -> list[ErrorItem]:

@@ -87,6 +87,7 @@ def test_it_says_which_step_s_weights_came_out(finetune, sentence):
         (-0.02, [-0.03, -0.01], "better by 0.0200 (95 % interval 0.0100 to 0.0300, n = 540)."),
         (0.01, [-0.005, 0.03], "interval -0.0050 to 0.0300, n = 540), which may be chance."),
         (0.0, [0.0, 0.0], "the same (n = 540)."),
+        (-2.9e-5, [-3.1e-5, -2.7e-5], "better by 2.9e-05 (95 % interval 2.7e-05 to 3.1e-05, n = 540)."),
         (0.0, [-0.005, 0.005], "the same (95 % interval -0.0050 to 0.0050, n = 540)."),
     ],
 )

@@ -13,6 +13,8 @@ from app.core.rows import MAX_COLUMNS, MAX_ROW_BYTES, Columns, Row, RowForm, fin
 _MAX_TOTAL_BYTES = 2 * 1024**3
 _MAX_ROWS = 50_000_000
 _ROWS_AT_ONCE = 256
+# Each row of a batch may be as long as its whole column: a delta encoding writes what rows share once.
+_MAX_BATCH_BYTES = 2**28
 
 
 def read_parquet_rows(path: Path, columns: Columns, *, split: str, task: str) -> Iterator[Row]:
@@ -25,18 +27,40 @@ def read_parquet_rows(path: Path, columns: Columns, *, split: str, task: str) ->
         form = find_form(list(schema.names), columns, split=split, task=task)
         texts = [name for name in (form.text, form.text_pair) if name is not None]
         _check_types(schema, texts, split, label=form.label)
+        deltas = _measure_deltas(path, texts)
         # Texts stay packed as the file has them: a long one that a million rows share is one text in memory.
-        file = pyarrow.parquet.ParquetFile(path, read_dictionary=texts)
+        packed = [name for name in texts if name not in deltas]
+        file = pyarrow.parquet.ParquetFile(path, read_dictionary=packed)
         wanted = list(dict.fromkeys([*texts, *filter(None, [form.label])]))
-        yield from _read_batches(file, form, wanted)
+        at_once = max(1, min(_ROWS_AT_ONCE, _MAX_BATCH_BYTES // max([1, *deltas.values()])))
+        yield from _read_batches(file, form, wanted, at_once)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0][:300]
         raise InvalidDataset(f"split {split} cannot be read as parquet: {reason}") from error
 
 
-def _read_batches(file: "pyarrow.parquet.ParquetFile", form: RowForm, wanted: list[str]) -> Iterator[Row]:
+def _measure_deltas(path: Path, names: list[str]) -> dict[str, int]:
+    """Return the bytes of the longest chunk of each column that is encoded by deltas, as some writers do.
+
+    pyarrow cannot keep those packed.
+    """
+    found: dict[str, int] = {}
+    metadata = pyarrow.parquet.ParquetFile(path).metadata
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        for chunk in map(group.column, range(group.num_columns)):
+            is_delta = any(encoding.startswith("DELTA_") for encoding in chunk.encodings)
+            if is_delta and chunk.path_in_schema in names:
+                size_bytes = max(chunk.total_uncompressed_size, found.get(chunk.path_in_schema, 0))
+                found[chunk.path_in_schema] = size_bytes
+    return found
+
+
+def _read_batches(
+    file: "pyarrow.parquet.ParquetFile", form: RowForm, wanted: list[str], at_once: int
+) -> Iterator[Row]:
     number, total = 0, 0
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted, use_threads=False):
+    for batch in file.iter_batches(batch_size=at_once, columns=wanted, use_threads=False):
         for i in range(batch.num_rows):
             number += 1
             row = form.read(number, {name: batch.column(name)[i].as_py() for name in wanted})

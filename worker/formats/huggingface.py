@@ -101,7 +101,11 @@ def _read_tokenizer(model: ModelInput, config: dict[str, object]) -> TextTokeniz
     _require(TOKENIZER, model)
     pad_id, eos_id = (_read_id(config.get(name)) for name in ("pad_token_id", "eos_token_id"))
     return read_tokenizer(
-        model.files[TOKENIZER], model.files.get(TOKENIZER_CONFIG), pad_id=pad_id, eos_id=eos_id
+        model.files[TOKENIZER],
+        model.files.get(TOKENIZER_CONFIG),
+        pad_id=pad_id,
+        eos_id=eos_id,
+        vocabulary=_read_id(config.get("vocab_size")),
     )
 
 
@@ -162,10 +166,11 @@ def _load(module: nn.Module, paths: Iterable[Path], own_names: Mapping[str, str]
                 name = own_names.get(in_file, in_file)
                 if name not in targets:
                     continue
-                tensor = file.get_tensor(in_file)
+                # A double that is finite may be none as what is computed with.
+                tensor = file.get_tensor(in_file).to(targets[name].dtype)
                 check_finite(name, tensor)
                 before = written.intersection(tied.get(name, ()))
-                if before and not torch.equal(targets[name], tensor.to(targets[name].dtype)):
+                if before and not torch.equal(targets[name], tensor):
                     raise ArchitectureMismatch(
                         f"config.json ties {name} to {before.pop()}, but the files hold different values for "
                         "them; untie them with tie_word_embeddings: false"

@@ -66,6 +66,7 @@ def time_by_turns(dense: nn.Module, pruned: nn.Module, batch: Inputs, *, repeats
         for _ in range(_WARMUP):
             compute_logits(dense, batch)
             compute_logits(pruned, batch)
+        _await(batch)
         times = np.array([_time_pair(dense, pruned, batch, is_swapped=i % 2 == 1) for i in range(repeats)])
     return Timings(times[:, 0], times[:, 1])
 
@@ -101,6 +102,7 @@ def measure_p50_ms(module: nn.Module, batch: Inputs, *, repeats: int) -> float:
     with torch.inference_mode():
         for _ in range(_WARMUP):
             compute_logits(module, batch)
+        _await(batch)
         return float(np.median([_time_ms(module, batch) for _ in range(repeats)]))
 
 
@@ -140,6 +142,11 @@ def _summarise(times_ms: npt.NDArray[np.float64]) -> Milliseconds:
 def _time_ms(module: nn.Module, batch: Inputs) -> float:
     start = time.perf_counter()
     compute_logits(module, batch)
+    _await(batch)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _await(batch: Inputs) -> None:
+    """Wait until a GPU, which takes its work into a line, has done what was asked of it."""
     if leaves(batch)[0].is_cuda:
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3

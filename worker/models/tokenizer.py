@@ -33,10 +33,16 @@ class Encoded:
 
 
 class TextTokenizer:
-    """A tokenizer.json; `pad_id` fills up batches, `max_tokens` is what its config says the model takes."""
+    """A tokenizer.json; `pad_id` fills up batches, `max_tokens` is what its config says the model takes.
 
-    def __init__(self, tokenizer: Tokenizer, *, pad_id: int, max_tokens: int | None) -> None:
+    Of a text that is too long the beginning is kept, or the end, where `cuts_left`.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, pad_id: int, max_tokens: int | None, cuts_left: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._cuts_left = cuts_left
         self.pad_id = pad_id
         self.max_tokens = max_tokens
 
@@ -45,7 +51,7 @@ class TextTokenizer:
 
         Raises InvalidModel where the tokenizer has no token for a text.
         """
-        self._tokenizer.enable_truncation(max_tokens)
+        self._tokenizer.enable_truncation(max_tokens, direction="left" if self._cuts_left else "right")
         found = Encoded(array("i"), array("i"), [], 0)
         truncated = 0
         # Piece by piece: the library keeps the place of each token in its text, many times what we keep.
@@ -88,16 +94,21 @@ class TextTokenizer:
 
 
 def read_tokenizer(
-    path: Path, config_path: Path | None, *, pad_id: int | None, eos_id: int | None
+    path: Path, config_path: Path | None, *, pad_id: int | None, eos_id: int | None, vocabulary: int | None
 ) -> TextTokenizer:
     """Read a tokenizer.json and what its config says; `pad_id` and `eos_id` are those of the model's config.
 
+    A padding beyond the model's `vocabulary` is not taken: one was added, and the embedding left as it was.
     Raises InvalidModel when the library cannot read it, or breaks on a text.
     """
     text = path.read_text("utf-8")
     tokenizer = _guarded(partial(Tokenizer.from_str, text), "cannot be read by the tokenizers library")
     _guarded(partial(_try_out, tokenizer), "cannot encode a text")
+    if getattr(tokenizer.model, "dropout", None):
+        # It breaks words up at random, for training: what is compared must be the same text each time.
+        tokenizer.model.dropout = None
     config = json.loads(config_path.read_bytes()) if config_path else {}
+    side = config.get("truncation_side") or (tokenizer.truncation or {}).get("direction")
     own_pad = tokenizer.padding["pad_id"] if tokenizer.padding else None
     tokenizer.no_padding()
     named_pad = _find_token(tokenizer, config.get("pad_token"))
@@ -106,7 +117,10 @@ def read_tokenizer(
     return TextTokenizer(
         tokenizer,
         # Some configs say that there is no such token by a negative number.
-        pad_id=next(choice for choice in choices if choice is not None and choice >= 0),
+        pad_id=next(
+            (choice for choice in choices if choice is not None and 0 <= choice < (vocabulary or _MAX_ID)), 0
+        ),
+        cuts_left=isinstance(side, str) and side.lower() == "left",
         max_tokens=int(limit) if isinstance(limit, int | float) and 1 < limit < _NO_LIMIT else None,
     )
 

@@ -80,7 +80,7 @@ def _write_companions(job: Job, folder: StageFolder) -> None:
         config.pop(_WHY_FIELD, None)
     if is_cut(job.exported_model.architecture):
         config |= _describe_shape(job)
-    (folder.path / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder.path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def _describe_shape(job: Job) -> dict[str, Any]:  # Any: values of JSON

@@ -222,6 +222,15 @@ def test_a_sparsity_that_is_none_is_refused_at_its_place(client, model_id, value
             "metric_not_measured",
             "measures f1",
         ),
+        (
+            {
+                "evaluation": {"latency": None},
+                "gates": [{"metric": "speedup", "op": ">=", "value": 1.5}],
+            },
+            "/gates/0/metric",
+            "metric_not_measured",
+            "nothing is timed",
+        ),
         ({"dataset_id": f"dst_{UNKNOWN}"}, "/dataset_id", "dataset_not_found", UNKNOWN),
         ({"model_id": f"mdl_{UNKNOWN}"}, "/model_id", "model_not_found", UNKNOWN),
         ({"model_id": "mdl_x"}, "/model_id", "string_pattern_mismatch", ""),

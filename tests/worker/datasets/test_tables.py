@@ -281,6 +281,16 @@ def test_a_long_text_that_many_rows_share_is_refused_before_it_is_unpacked(tmp_p
         read(tmp_path, bert, data, "parquet")
 
 
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_texts_that_a_writer_encoded_by_deltas_are_read(tmp_path, bert, encoding):
+    rows = pyarrow.table({"text": ["great", "greater", "dull"] * 300, "label": [1, 1, 0] * 300})
+    data = parquet_bytes(rows, use_dictionary=False, column_encoding={"text": encoding, "label": "PLAIN"})
+    plain = read(tmp_path, bert, parquet_bytes(rows), "parquet")
+    split = read(tmp_path, bert, data, "parquet")
+    assert torch.equal(everything(split).targets, everything(plain).targets)
+    assert torch.equal(split.tokens.ids, plain.tokens.ids)
+
+
 def test_small_integers_and_dictionaries_are_read(tmp_path, bert):
     text = pyarrow.array(["great", "dull", "great"]).dictionary_encode()
     label = pyarrow.array([1, 0, 1], pyarrow.int8())

@@ -205,6 +205,14 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(folder, value):
         read(folder)
 
 
+def test_a_double_that_is_none_in_float32_is_refused_by_name(folder):
+    edit_weights(
+        folder, lambda t: t.update({"classifier.bias": torch.full((2,), 1e300, dtype=torch.float64)})
+    )
+    with pytest.raises(NonfiniteWeights, match=r"classifier.bias holds 2"):
+        read(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
@@ -235,12 +243,14 @@ def test_a_cut_of_a_network_far_larger_than_its_file_is_refused_before_memory_is
         read(folder)
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [("roberta", {"max_position_embeddings": 2, "pad_token_id": 0}), ("gpt2", {"pad_token_id": 300})],
-)
-def test_a_model_that_no_batch_can_be_made_for_is_refused(tmp_path, kind, changes):
-    folder = make_folder(tmp_path / "model", kind, classes=2, **changes)
+def test_a_padding_that_the_embedding_has_no_row_for_is_not_taken(tmp_path):
+    folder = make_folder(tmp_path / "model", "gpt2", classes=2, pad_token_id=300)
+    assert 0 <= read(folder).network.tokenizer.pad_id < 300
+
+
+def test_a_model_that_no_batch_can_be_made_for_is_refused(tmp_path):
+    changes = {"max_position_embeddings": 2, "pad_token_id": 0}
+    folder = make_folder(tmp_path / "model", "roberta", classes=2, **changes)
     with pytest.raises(InvalidModel, match="no batch can be made"):
         read(folder)
 

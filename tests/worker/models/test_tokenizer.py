@@ -5,6 +5,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from app.core.errors import InvalidModel
 from tests.support.huggingface import make_bert_folder, make_gpt2_folder, sentences
@@ -29,9 +31,12 @@ def gpt2(tmp_path_factory) -> Path:
     return make_gpt2_folder(tmp_path_factory.mktemp("gpt2") / "m")
 
 
-def read(folder: Path, *, pad_id=None, eos_id=None, has_config: bool = True) -> TextTokenizer:
+def read(
+    folder: Path, *, pad_id=None, eos_id=None, vocabulary=None, has_config: bool = True
+) -> TextTokenizer:
     config = folder / "tokenizer_config.json" if has_config else None
-    return read_tokenizer(folder / "tokenizer.json", config, pad_id=pad_id, eos_id=eos_id)
+    path = folder / "tokenizer.json"
+    return read_tokenizer(path, config, pad_id=pad_id, eos_id=eos_id, vocabulary=vocabulary)
 
 
 def test_many_texts_are_encoded_as_each_of_them_is(bert):
@@ -63,12 +68,43 @@ def test_a_long_document_is_encoded_as_its_lines_are(gpt2, monkeypatch):
         ({"pad_id": -1, "eos_id": 5}, {}, 5),
         ({}, {"eos_token": "[SEP]"}, 3),
         ({}, {"pad_token": "nowhere"}, 0),
+        # A padding that was added without rows of the embedding for it.
+        ({"pad_id": 300, "eos_id": 3, "vocabulary": 300}, {"pad_token": "[SEP]"}, 3),
+        ({"pad_id": 300, "vocabulary": 300}, {}, 0),
+        ({"pad_id": 7, "vocabulary": -1}, {}, 0),
     ],
 )
 def test_padding_is_what_model_then_tokenizer_say(bert, tmp_path, given, config, expected):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes())
     assert read(tmp_path, **given).pad_id == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [({"truncation_side": "left"}, None), ({}, "left"), ({"truncation_side": "right"}, "left"), ({}, None)],
+)
+def test_a_long_text_loses_the_end_that_transformers_cuts(bert, tmp_path, config, own):
+    tokenizer = Tokenizer.from_file(str(bert / "tokenizer.json"))
+    if own is not None:
+        tokenizer.enable_truncation(64, direction=own)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    )
+    text = "this is great and this is dull and this is so so"
+    theirs = AutoTokenizer.from_pretrained(tmp_path)(text, truncation=True, max_length=6)["input_ids"]
+    assert read(tmp_path).encode([text], None, max_tokens=6).ids.tolist() == theirs
+
+
+def test_words_are_broken_up_in_one_way_whatever_they_were_trained_with(gpt2, tmp_path):
+    given = json.loads((gpt2 / "tokenizer.json").read_text())
+    assert given["model"]["type"] == "BPE"
+    given["model"]["dropout"] = 0.9
+    (tmp_path / "tokenizer.json").write_text(json.dumps(given))
+    tokenizer, text = read(tmp_path, has_config=False), "this is great " * 20
+    expected = read(gpt2).encode([text], None, max_tokens=64).ids
+    assert all(tokenizer.encode([text], None, max_tokens=64).ids == expected for _ in range(5))
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(64, 64), (10**30, None), ("64", None), (None, None)])

@@ -67,6 +67,10 @@ def finished(tmp_path_factory) -> Run:
     dataset = dataset_input(folder, csv_bytes(sentences()), max_tokens=8)
     finetune = {"max_steps": 15, "batch_size": 16, "optimizer": "adamw", "learning_rate": 3e-3}
     model = make_bert_folder(folder / "model", dtype=torch.float16)
+    config = json.loads((model / "config.json").read_text())
+    # Half of a pair of code units, which is no text that UTF-8 can hold.
+    config["id2label"] = {"0": "\ud83d", "1": "gr\u00f6\u00dfe"}
+    (model / "config.json").write_text(json.dumps(config))
     return run_job(folder / "work", runner_input(model, dataset, finetune=finetune))
 
 
