@@ -101,7 +101,7 @@ def _merge(wish: Wish, row: LayerRow) -> Wish:
         setting.exclude is not None
         and setting.sparsity is setting.min_sparsity is setting.max_sparsity is None
     ):
-        return Wish(is_excluded=setting.exclude)
+        return Wish(is_excluded=True) if setting.exclude else replace(wish, is_excluded=False)
     if setting.sparsity is not None:
         return Wish(fixed_sparsity=setting.sparsity)
     before = Wish() if wish.is_excluded or wish.fixed_sparsity is not None else wish

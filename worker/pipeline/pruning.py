@@ -32,14 +32,14 @@ def make_pruner(job: Job, network: Network, *, steps: int | None = None) -> Prun
     rows = follow_blocks(asked.layers, find_layers(network.module), job.removal) if asked.layers else ()
     given = asked.model_copy(update={"layers": rows}).model_dump(mode="json", exclude_none=True)
     counts_macs = asked.target.metric == "macs"
-    macs = count_macs(network.module, network.inputs.blank(1, job.device)).by_weight if counts_macs else None
+    macs = count_macs(network.module, network.inputs.blank(1, job.device)) if counts_macs else None
     return Pruner(
         network.module,
         given,
         data=draw_calibration_batches(job, network),
         loss=make_loss(job),
         seed=job.spec.seed,
-        measured=Measured(macs=macs),
+        measured=Measured(macs.by_weight, macs.rest) if macs else Measured(),
         steps=steps,
     )
 

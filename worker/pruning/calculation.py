@@ -17,7 +17,7 @@ from worker.pruning.budget import (
 from worker.pruning.damage import mean_loss
 from worker.pruning.grouping import kept_groups, make_masks, reduce_scores
 from worker.pruning.layers import find_layers
-from worker.pruning.macs import count_macs
+from worker.pruning.macs import count_all_macs, count_macs
 from worker.pruning.measured import Measured
 from worker.pruning.plan import Plan
 from worker.pruning.protocols import (
@@ -149,7 +149,8 @@ class Calculation:
             case "parameters":
                 return parameters_size(plan.layers, plan.units)
             case "macs":
-                return macs_size(plan.layers, plan.units, self._macs())
+                macs = self._macs()
+                return macs_size(plan.layers, plan.units, macs, others=self._measured.other_macs)
             case "size_bytes":
                 return stored_size(self._model, plan.units, is_structured=plan.pattern.is_structured)
             case metric:
@@ -168,6 +169,7 @@ class Calculation:
                     "multiply-accumulates cannot be counted: exclude it in the recipe, or give macs"
                 )
             self._measured.macs = counts
+            self._measured.other_macs = max(0, count_all_macs(self._model, batch) - sum(counts.values()))
         return self._measured.macs
 
     def _damage(self, unit: Unit, ranked: Ranked, count: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.pruning.calculation import Calculation
-from worker.pruning.errors import NeedsTraining
+from worker.pruning.errors import MissingData, NeedsTraining
 from worker.pruning.grouping import make_masks
 from worker.pruning.learning import ScoreLearner
 from worker.pruning.measured import Measured
@@ -15,6 +15,7 @@ from worker.pruning.protocols import UpdatesWeights
 from worker.pruning.recipe import Recipe
 from worker.pruning.replicas import agree, agree_on_all
 from worker.pruning.statistics.calibration import Calibration, Inputs, Loss, Targets
+from worker.pruning.statistics.gather import DATA_FREE, reads_of
 
 Data = Iterable[tuple[Inputs, Targets]]
 Masks = Mapping[str, Tensor]
@@ -40,6 +41,16 @@ class Decider:
         self._data = list(data) if isinstance(data, Iterator) else data
         self._loss = loss
         self._measured = measured
+
+    def check_data(self) -> None:
+        """Raise MissingData where the recipe reads data and there is none: before a training, not in it."""
+        if self._data is not None:
+            return
+        for reader in (self._plan.criterion, self._plan.allocation):
+            if set(reads_of(reader)) - DATA_FREE:
+                raise MissingData(f"{type(reader).__name__} needs data: give batches of (inputs, targets)")
+        if self._recipe.target.metric == "macs" and self._measured.macs is None:
+            raise MissingData("a target of macs needs data: give batches of (inputs, targets), or macs")
 
     @torch.no_grad()
     def decide(

@@ -33,6 +33,17 @@ def count_macs(model: nn.Module, layers: Sequence[Layer], batch: Batch) -> dict[
     return counts
 
 
+def count_all_macs(model: nn.Module, batch: Batch) -> int:
+    """Return all products of one sample, as torch counts its operations: those of attention too, for one."""
+    # Imports torch's compiler, which takes seconds.
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+
+    counter = FlopCounterMode(display=False)
+    with undisturbed(model), counter:
+        run(model, batch.sample(0))
+    return counter.get_total_flops() // 2
+
+
 def _counter(layer: Layer, counts: dict[str, int]) -> Callable[[nn.Module, object, object], None]:
     def count(module: nn.Module, args: object, output: object) -> None:
         assert isinstance(output, Tensor)

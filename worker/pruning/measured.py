@@ -10,7 +10,7 @@ from worker.pruning.protocols import Unit
 
 @dataclass
 class Measured:
-    """`macs`: multiply-accumulates of each layer for one sample, by parameter name.
+    """`macs`: multiply-accumulates of each layer for one sample, by parameter name; `other_macs`: all others.
 
     `damage`: how much higher the loss is with only this layer pruned, by parameter name, then by the number
     of pruned weights; what the sensitivity allocation measures is added, so that a caller can keep it. It
@@ -18,6 +18,7 @@ class Measured:
     """
 
     macs: Mapping[str, int] | None = None
+    other_macs: int = 0
     damage: MutableMapping[str, MutableMapping[int, float]] = field(default_factory=dict)
 
     def rise(self, name: str, pruned: float) -> float:

@@ -107,6 +107,8 @@ class Pruner:
         self._attachments.add(optimizer, before=self._before_step, after=self._holder.hold)
         if self.steps is None:
             return
+        if self._progress.steps_done == 0:
+            self._decider.check_data()
         cycles = self.cycles
         if cycles is not None and not cycles.trains_dense_first and self._progress.cycles_done == 0:
             self.next_cycle()

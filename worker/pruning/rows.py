@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.pruning.errors import ContradictoryRows, NoMatch, UnsuitableLayer
 from worker.pruning.layers import Layer
@@ -68,7 +68,7 @@ def _merge(wish: Wish, row: LayerRow, layer: Layer) -> Wish:
         setting.exclude is not None
         and setting.min_sparsity is setting.max_sparsity is setting.sparsity is None
     ):
-        return Wish(is_excluded=True) if setting.exclude else Wish()
+        return Wish(is_excluded=True) if setting.exclude else replace(wish, is_excluded=False)
     if setting.sparsity is not None:
         return Wish(min_sparsity=setting.sparsity, max_sparsity=setting.sparsity, is_fixed=True)
     before = Wish() if wish.is_fixed or wish.is_excluded else wish

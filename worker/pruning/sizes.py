@@ -35,16 +35,23 @@ def parameters_size(layers: Sequence[Layer], units: Sequence[Unit]) -> Size:
     return Size("parameters", total, tuple(float(unit.group_size) for unit in units))
 
 
-def macs_size(layers: Sequence[Layer], units: Sequence[Unit], macs: Mapping[str, int]) -> Size:
+def macs_size(
+    layers: Sequence[Layer], units: Sequence[Unit], macs: Mapping[str, int], *, others: int = 0
+) -> Size:
     """Count the multiply-accumulates of one sample with weights that are not pruned.
 
-    `macs` holds those of each layer by parameter name; a layer's products fall evenly on its weights.
+    `macs` holds those of each layer by parameter name, of a shared weight by the name of each; a layer's
+    products fall evenly on its weights. `others` are those without a weight, which stay.
     """
+
+    def count(layer: Layer) -> int:
+        return sum(macs.get(name, 0) for name in (layer.name, *layer.aliases))
+
     missing = [layer.name for unit in units for layer in unit.layers if layer.name not in macs]
     if missing:
         raise MissingData(f"a target of macs needs those of {', '.join(missing[:3])}: give macs or data")
-    per_group = tuple(float(sum(macs[layer.name] for layer in unit.layers)) / unit.groups for unit in units)
-    return Size("macs", float(sum(macs.get(layer.name, 0) for layer in layers)), per_group)
+    per_group = tuple(float(sum(map(count, unit.layers))) / unit.groups for unit in units)
+    return Size("macs", float(sum(map(count, layers)) + others), per_group)
 
 
 def stored_size(model: nn.Module, units: Sequence[Unit], *, is_structured: bool) -> Size:

@@ -51,6 +51,16 @@ def test_what_needs_data_refuses_to_go_without(recipe: dict[str, Any]) -> None:
         prune(ConvNet(), recipe)
 
 
+def test_what_needs_data_says_so_before_the_training() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = {"name": "cubic", "params": {"start_fraction": 0.5}}
+    for recipe in ({"criterion": {"name": "taylor"}}, {"allocation": {"name": "owl"}}):
+        pruner = Pruner(model, {"target": {"value": 0.5}, "schedule": schedule} | recipe, steps=1_000)
+        with pytest.raises(MissingData, match="needs data"):
+            pruner.attach(optimizer)
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [

@@ -66,6 +66,17 @@ def test_the_later_row_wins() -> None:
     ] == pytest.approx(0.2)
 
 
+def test_taking_a_layer_in_again_leaves_what_other_rows_ask_of_it() -> None:
+    rows = [
+        {"match": "0.weight", "set": {"sparsity": 0.1}},
+        {"match": "*.weight", "set": {"exclude": False}},
+    ]
+    masks = prune(
+        nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10)), {"target": {"value": 0.3}, "layers": rows}
+    )
+    assert masks.sparsities() == {"0.weight": pytest.approx(0.1), "1.weight": pytest.approx(0.5)}
+
+
 def test_rows_of_one_layer_are_merged_field_by_field() -> None:
     found = sparsities(("fc1", {"min_sparsity": 0.7}), ("fc*", {"max_sparsity": 0.8}), value=0.4)
     assert 0.7 <= found["fc1"] <= 0.8

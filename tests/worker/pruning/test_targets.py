@@ -96,6 +96,31 @@ def test_macs_of_a_layer_that_is_never_called_are_not_taken_for_none() -> None:
         prune(model, recipe, [(torch.randn(2, 3, 8), torch.zeros(2))])
 
 
+class _Tied(nn.Module):
+    """Multiplies by its embedding at the end, and by no weight at all in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 20, bias=False)
+        self.between = nn.Linear(6, 6, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        states = self.between(self.embedding(ids))
+        return self.head(states @ states.transpose(1, 2) @ states)
+
+
+def test_products_of_tied_weights_and_of_no_weight_are_counted() -> None:
+    data = [(torch.randint(0, 20, (2, 5)), torch.randint(0, 20, (2, 5)))]
+    # Five tokens: 36 products each between, 120 each at the head; twice 5 x 5 x 6 in between.
+    total = 5 * (36 + 120) + 2 * 150
+    model = _Tied()
+    masks = prune(model, {"target": {"metric": "macs", "value": total - 90}}, data)
+    assert masks.kept == masks.numel - 18
+    with pytest.raises(UnreachableTarget, match=f"nearest reachable is {total - 180 + 5}"):
+        prune(_Tied(), {"target": {"metric": "macs", "value": 5 * 36}}, data)
+
+
 def test_given_macs_need_no_data() -> None:
     measured = Measured(macs={**MACS, "conv1.weight": 0})
     value = 0.5 * (16 * 288 + 192)

@@ -131,11 +131,12 @@ class SparseGPT(Plugin):
     def _factor(self, gram: Tensor, name: str) -> Tensor:
         """Return the upper Cholesky factor of the inverse of the dampened H: [groups, features, features]."""
         hessian = gram.double()
-        # An input that is always zero takes no part in the others; 1 makes its column invertible.
-        dead = (_diagonal(hessian) == 0).double()
-        hessian = hessian + torch.diag_embed(dead)
         diagonal = _diagonal(hessian)
-        mean = diagonal.mean(dim=1, keepdim=True)
+        is_live = diagonal > 0
+        mean = diagonal.sum(dim=1, keepdim=True) / is_live.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = torch.where(mean > 0, mean, 1.0)
+        # An input that is always zero takes no part in the others, whose mean makes its column invertible.
+        hessian = hessian + torch.diag_embed(torch.where(is_live, 0.0, mean))
         dampening = self.dampening
         while dampening <= _MOST_DAMPENING:
             factor = _inverse_factor(hessian + torch.diag_embed((dampening * mean).expand_as(diagonal)))

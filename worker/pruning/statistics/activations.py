@@ -4,6 +4,7 @@ Padding tokens (where the inputs hold an `attention_mask`) are left out. A convo
 over its unfolded input: one row per sample and position, one feature per channel and kernel offset.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ ACTIVATIONS: frozenset[Statistic] = frozenset(
 
 Owners = Mapping[str, tuple[nn.Module, ...]]
 
+# Numbers of an unfolded input at once: a kernel of 3 x 3 makes nine of each.
+_MOST_AT_ONCE = 2**26
+
 
 @dataclass(frozen=True)
 class _Call:
@@ -33,9 +37,10 @@ class _Call:
     output: Tensor
     mask: Tensor | None
 
-    def windows(self) -> Tensor:
-        """Return the input without padding: [rows, groups, features]."""
-        return input_windows(self.module, self._without_padding(self.input))
+    def windows(self) -> Iterator[Tensor]:
+        """Yield the input without padding, [rows, groups, features], in pieces that fit into memory."""
+        for piece in _cut(self.module, self._without_padding(self.input)):
+            yield input_windows(self.module, piece)
 
     def units(self) -> Tensor:
         """Return the output without padding: [rows, out] float32."""
@@ -45,10 +50,14 @@ class _Call:
         return units.reshape(-1, units.shape[-1]).float()
 
     def _without_padding(self, values: Tensor) -> Tensor:
-        # Only [batch, tokens, features] holds padding.
-        if self.mask is None or values.dim() != 3 or values.shape[:2] != self.mask.shape:
+        # Only [batch, tokens, features] holds padding, or [batch · tokens, features], as some models lay it.
+        if self.mask is None:
             return values
-        return values[self.mask]
+        if values.dim() == 3 and values.shape[:2] == self.mask.shape:
+            return values[self.mask]
+        if values.dim() == 2 and len(values) == self.mask.numel():
+            return values[self.mask.reshape(-1)]
+        return values
 
 
 _Observer = Callable[[str, _Call], None]
@@ -84,14 +93,21 @@ def gather_activations(
 
 
 def _squared_inputs(call: _Call) -> tuple[Tensor, int]:
-    windows = call.windows()
-    norms = torch.linalg.vector_norm(windows, dim=0, dtype=torch.float32)  # [groups, features]
-    return norms.double().square(), len(windows)
+    total, rows = torch.zeros(()), 0
+    for windows in call.windows():
+        wide = torch.promote_types(windows.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(windows, dim=0, dtype=wide)  # [groups, features]
+        total, rows = norms.double().square() + total.to(norms.device), rows + len(windows)
+    return total, rows
 
 
 def _input_products(call: _Call) -> tuple[Tensor, int]:
-    windows = call.windows().float().transpose(0, 1)  # [groups, rows, features]
-    return windows.transpose(1, 2) @ windows, windows.shape[1]
+    total, rows = torch.zeros(()), 0
+    for piece in call.windows():
+        windows = piece.float().transpose(0, 1)  # [groups, rows, features]
+        total = windows.transpose(1, 2) @ windows + total.to(windows.device)
+        rows += windows.shape[1]
+    return total, rows
 
 
 def _output_magnitudes(call: _Call) -> tuple[Tensor, int]:
@@ -130,6 +146,14 @@ def _sum_over(
 
 def _means(sums: Mapping[str, tuple[Tensor, int]]) -> dict[str, Tensor]:
     return {name: (total / rows).float() for name, (total, rows) in sums.items()}
+
+
+def _cut(module: nn.Module, inputs: Tensor) -> Sequence[Tensor]:
+    """Cut the input of a convolution [n, in, ...] into pieces that can be unfolded."""
+    if not isinstance(module, nn.modules.conv._ConvNd) or inputs.dim() != len(module.kernel_size) + 2:
+        return (inputs,)
+    unfolded = inputs[:1].numel() * math.prod(module.kernel_size)
+    return torch.split(inputs, max(1, _MOST_AT_ONCE // max(1, unfolded)))
 
 
 def input_windows(module: nn.Module, inputs: Tensor) -> Tensor:

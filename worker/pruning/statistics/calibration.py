@@ -1,7 +1,8 @@
 """Calibration data: batches that are run through a model without leaving a trace in it."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter, methodcaller
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -87,6 +89,8 @@ class Batch:
         """Tell real tokens from padding, [batch, tokens] bool, where the inputs say so."""
         if isinstance(self.inputs, Mapping):
             mask = self.inputs.get("attention_mask")
+            if mask is not None and mask.dim() == 3:  # several choices a sample, which models lay in a row
+                mask = mask.flatten(0, 1)
             return mask.bool() if mask is not None and mask.dim() == 2 else None
         return None
 
@@ -134,8 +138,28 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     is off.
     """
     # The caller may stand inside no_grad or inference_mode; what needs gradients asks for them itself.
-    with buffers_kept(model), in_mode(model), torch.inference_mode(False), torch.no_grad():
+    with (
+        buffers_kept(model),
+        in_mode(model),
+        _as_written(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
         yield
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Run modules as they are written: what is fused or compiled calls no hook of those inside."""
+    had_fast_path = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
+    has_compiler = "torch._dynamo" in sys.modules
+    try:
+        with torch.compiler.set_stance("force_eager") if has_compiler else nullcontext():
+            yield
+    finally:
+        mha.set_fastpath_enabled(had_fast_path)
 
 
 def _batch(item: object, device: torch.device) -> Batch:

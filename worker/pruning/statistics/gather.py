@@ -28,7 +28,7 @@ from worker.pruning.statistics.layer import (
 from worker.pruning.statistics.modules import check_names, groups_of, owners
 from worker.pruning.statistics.synflow import gather_flow
 
-_DATA_FREE: frozenset[Statistic] = frozenset({"batchnorm_scale"})
+DATA_FREE: frozenset[Statistic] = frozenset({"batchnorm_scale"})
 _Found = Mapping[Statistic, Mapping[str, Tensor]]
 
 
@@ -73,7 +73,7 @@ def reads_of(criterion: object) -> tuple[Statistic, ...]:
 
 def _batches(model: nn.Module, criterion: object, calibration: Calibration) -> list[Batch]:
     wanted = set(reads_of(criterion))
-    if not wanted or (calibration.data is None and wanted <= _DATA_FREE):
+    if not wanted or (calibration.data is None and wanted <= DATA_FREE):
         return []
     device = next(model.parameters()).device
     return read_batches(calibration, device=device, reason=type(criterion).__name__)

@@ -220,6 +220,20 @@ def test_weights_of_inputs_that_are_always_zero_are_the_first_to_go():
     assert not mask[:, 2].any()
 
 
+def test_inputs_that_are_always_zero_leave_the_update_of_the_others_whatever_their_scale():
+    weight, x, _ = _problem(features=8)
+    dead = torch.cat([x, torch.zeros(50, 4, dtype=torch.float64)], dim=1)
+    wide = torch.cat([weight, torch.ones(4, 4, dtype=torch.float64)], dim=1)
+    mask = torch.ones_like(wide, dtype=torch.bool)
+    mask[:, :3] = mask[:, 8:] = False
+    updated = []
+    for scale in (1.0, 1e-3):
+        gram = (scale * dead).t() @ (scale * dead) / 50
+        stats = LayerStatistics(name="layer", input_gram=gram[None])
+        updated.append(SparseGPT().update_weight(wide.clone(), mask, stats)[:, :8])
+    torch.testing.assert_close(updated[0], updated[1], rtol=1e-4, atol=1e-5)
+
+
 def test_dampening_is_raised_with_a_warning_when_the_hessian_is_singular():
     # The input repeats itself, so H has rank 1; with an entry that rounding made too small it is indefinite.
     gram = torch.ones(1, 4, 4)
