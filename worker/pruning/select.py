@@ -45,7 +45,9 @@ def keep_highest(ranked: Sequence[Ranked], count: int) -> list[Tensor]:
         for one in ranked:
             check_finite(one.values, one.name)
         return [_most_pruned(one) if count == most else _least_pruned(one) for one in ranked]
-    if not any(one.is_on_cpu for one in ranked) and sum(one.numel for one in ranked) <= MOST_ON_DEVICE:
+    # A model may lie on several devices, whose values are compared on the CPU.
+    is_on_one = len({one.values.device for one in ranked}) == 1 and not ranked[0].is_on_cpu
+    if is_on_one and sum(one.numel for one in ranked) <= MOST_ON_DEVICE:
         return select_on_device(ranked, count)
     masks = [np.empty(one.numel, np.bool_) for one in ranked]
     _settle(ranked, masks, count)
