@@ -113,13 +113,8 @@ class _Attempt:
                     warnings.append(f"the control {control} is missing: memory ran out")
                 else:
                     files.append({"name": control, "records": name})
-        is_halved = self._training.is_halved
-        return {
-            **_describe(recovery, masks),
-            "is_halved": is_halved,
-            "warnings": warnings,
-            "controls": files,
-        }
+        told = _describe(recovery, masks, self._training)
+        return {**told, "warnings": warnings, "controls": files}
 
 
 def _make_history(job: Job, recovery: Recovery, masks: MaskSet) -> list[HistoryRow]:
@@ -154,7 +149,7 @@ def _warn(training: Training) -> list[JsonValue]:
     return warnings
 
 
-def _describe(recovery: Recovery, masks: MaskSet) -> Data:
+def _describe(recovery: Recovery, masks: MaskSet, training: Training) -> Data:
     return {
         "steps": recovery.steps_done,
         "planned_steps": recovery.total,
@@ -162,4 +157,5 @@ def _describe(recovery: Recovery, masks: MaskSet) -> Data:
         "sparsity": masks.sparsity,
         "loss": recovery.metrics.get("train_loss"),
         "best_step": recovery.best["step"] if recovery.best else None,
+        "is_halved": training.is_halved,
     }
