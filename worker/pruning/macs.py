@@ -34,7 +34,10 @@ def count_macs(model: nn.Module, layers: Sequence[Layer], batch: Batch) -> dict[
 
 
 def count_all_macs(model: nn.Module, batch: Batch) -> int:
-    """Return all products of one sample, as torch counts its operations: those of attention too, for one."""
+    """Return all products of one sample, as torch's FlopCounterMode counts them.
+
+    It knows those of attention where they are matrix products or a GPU's kernel, not those of a CPU's kernel.
+    """
     # Imports torch's compiler, which takes seconds.
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
